@@ -1,0 +1,1 @@
+"""The built-in plugins; each has a function half and an executor half and uses only migproxy's plugin interface."""
