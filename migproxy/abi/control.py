@@ -1,0 +1,176 @@
+"""Messages of the control sockets: function ↔ broker and broker ↔ executor.
+
+Unix sockets of type SOCK_SEQPACKET; one msgpack-encoded message a packet, at most `MAX_MESSAGE` bytes; file descriptors travel
+beside it (SCM_RIGHTS). Decoding validates types; unknown fields are refused. The first message of a function is `Hello`; the
+broker answers `Welcome` (with the arena's descriptors) or `Refused`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+MAX_MESSAGE = 1 << 20
+
+
+class Message(msgspec.Struct, tag=True, forbid_unknown_fields=True, frozen=True):
+    """Base: a tagged struct, the class name is the tag."""
+
+
+class Windows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Address ranges that must be the same in function and executor: arena window and device window, in bytes."""
+
+    arena_base: int
+    arena_size: int
+    device_base: int
+    device_size: int
+
+
+class DeviceFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a function may know of its slice, so that queries need no reply.
+
+    Attributes
+    ----------
+    kind : str
+        ``"software"``, ``"gpu"`` or ``"mig"``.
+    name : str
+        The device's name as the driver tells it.
+    uuid : bytes
+        16 bytes.
+    driver_version : int
+        As ``cuDriverGetVersion``, e.g. 13000.
+    total_memory : int
+        The function's quota in bytes.
+    attributes : dict of int to int
+        Every ``CUdevice_attribute`` that the driver answers.
+    pci_bus_id : str
+    compute_capability : tuple of int
+    stream_priorities : tuple of int
+        Least, greatest.
+    limits : dict of int to int
+        ``CUlimit`` values of the context.
+    context_bytes : int
+        Device memory taken by the context, charged to the quota.
+    """
+
+    kind: str
+    name: str
+    uuid: bytes
+    driver_version: int
+    total_memory: int
+    attributes: dict[int, int]
+    pci_bus_id: str
+    compute_capability: tuple[int, int]
+    stream_priorities: tuple[int, int]
+    limits: dict[int, int]
+    context_bytes: int
+
+
+class Hello(Message):
+    """Function → broker: the first message.
+
+    `memory` is the quota asked for in bytes (0: the broker's default); `function_id` joins the sessions of one process tree (empty
+    for the first); `libraries` maps distribution names to versions, for the compatibility check.
+    """
+
+    protocol: int
+    pid: int
+    memory: int
+    device: str
+    windows: Windows
+    libraries: dict[str, str]
+    function_id: str = ""
+    program: str = ""
+
+
+class Welcome(Message):
+    """Broker → function, with descriptors: one per arena segment, the control segment first."""
+
+    protocol: int
+    session_id: str
+    function_id: str
+    windows: Windows
+    segment_sizes: list[int]
+    device: DeviceFacts
+    quota: int
+
+
+class Refused(Message):
+    """Broker → function: no session; `reason` is one line for the user, `kind` one of protocol, version, device, memory, busy, usage."""
+
+    kind: str
+    reason: str
+
+
+class GrowArena(Message):
+    """Function → broker: add a segment of at least `size` bytes."""
+
+    size: int
+
+
+class Grown(Message):
+    """Broker → function (with the descriptor) once the executor has mapped it: size 0 if refused."""
+
+    size: int
+    reason: str = ""
+
+
+class Goodbye(Message):
+    """Function → broker: the process ends in order."""
+
+
+class Lost(Message):
+    """Broker → function: the executor is gone."""
+
+    reason: str
+
+
+class SessionSpec(Message):
+    """Broker → executor, with the arena's descriptors: serve this session."""
+
+    protocol: int
+    session_id: str
+    windows: Windows
+    segment_sizes: list[int]
+    quota: int
+    device: str
+    owner_uid: int
+    plugins: list[str]
+    cache_dir: str = ""
+
+
+class Ready(Message):
+    """Executor → broker: the session can start. `windows` are the ones really used."""
+
+    windows: Windows
+    device: DeviceFacts
+
+
+class Failed(Message):
+    """Executor → broker: the session cannot start or cannot go on; `reason` is one line."""
+
+    reason: str
+
+
+class MapSegment(Message):
+    """Broker → executor, with a descriptor: map a further segment after the last one."""
+
+    size: int
+
+
+class SegmentMapped(Message):
+    """Executor → broker; `reason` is empty on success."""
+
+    size: int
+    reason: str = ""
+
+
+class Report(Message):
+    """Executor → broker, at the end of a session and on demand: counters by name."""
+
+    counters: dict[str, int]
+
+
+ToBroker = Hello | GrowArena | Goodbye
+FromBroker = Welcome | Refused | Grown | Lost
+ToExecutor = SessionSpec | MapSegment
+FromExecutor = Ready | Failed | SegmentMapped | Report
