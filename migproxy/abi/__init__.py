@@ -1,1 +1,1 @@
-"""Facts only: protocol version, byte layouts, operations, control messages, CUDA status numbers. No behaviour, no I/O."""
+"""Facts only: protocol version, byte layouts, operations, control messages. No behaviour, no I/O."""

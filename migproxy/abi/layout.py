@@ -8,8 +8,8 @@ Everything is little-endian and naturally aligned. The control segment::
     HEAP    the rest: blocks of `mignificient_malloc`, NumPy arrays, staging, long payloads and replies
 
 Ownership of each word is stated beside it; the other side only reads. Pairs that order memory:
-`HEAD` is stored (release) after a slot is filled and loaded (acquire) before it is read; a reply's `REPLY_SEQ` is stored
-(release) after its other bytes and loaded (acquire) before them; `TAIL` is stored (release) after a slot was copied out
+`HEAD` is stored (release) after a slot is filled and loaded (acquire) before it is read; a reply's `REPLY_SEQ` is
+stored (release) after its other bytes and loaded (acquire) before them; `TAIL` is stored (release) after a slot was copied out
 and loaded (acquire) before it is filled again.
 """
 
@@ -34,8 +34,8 @@ FUNCTION_SLEEPERS_OFFSET = 0x240  # u32, function: threads asleep on the functio
 DEFERRED_STATUS_OFFSET = 0x280  # u32, executor: first CUresult of a command without reply; reported once
 STICKY_STATUS_OFFSET = 0x284  # u32, executor: CUresult that every later call returns (context is dead)
 STATE_OFFSET = 0x288  # u32, executor: one of STATE_*
-MAPPED_BYTES_OFFSET = 0x2C0  # u64, executor: device memory charged to this session, in bytes
-PEAK_BYTES_OFFSET = 0x2C8  # u64, executor
+OTHER_BYTES_OFFSET = 0x2C0  # u64, executor: device memory charged besides the function's granules: context, libraries
+PEAK_BYTES_OFFSET = 0x2C8  # u64, executor: highest sum of granules and other bytes so far
 
 STATE_STARTING = 0
 STATE_READY = 1
@@ -71,7 +71,8 @@ STATUS_LIBRARY = -3  # a library call failed: data is a msgpack map that names t
 STATUS_REFUSED = -4  # refused by name: not supported; data is a UTF-8 message
 
 # -- hot payloads ----------------------------------------------------------------------------------------------------
-#: function handle u64; grid x, y, z, block x, y, z u32; dynamic shared bytes u32; LAUNCH_* flags u32; parameter bytes u32; pad
+#: function handle u64; grid x, y, z, block x, y, z u32; dynamic shared bytes u32; LAUNCH_* flags u32;
+#: parameter bytes u32; pad
 LAUNCH = struct.Struct("<Q6IIIII")
 LAUNCH_PARAMS_OFFSET = PAYLOAD_OFFSET + LAUNCH.size  # 112: 16-byte aligned
 LAUNCH_COOPERATIVE = 1
@@ -89,7 +90,7 @@ CREATE = struct.Struct("<QIi")
 HANDLE = struct.Struct("<Q")
 
 # -- handles ---------------------------------------------------------------------------------------------------------
-#: A handle is ``kind << HANDLE_KIND_SHIFT | index``; index 0 is never used. It looks like a pointer to user code, never is one.
+#: A handle is ``kind << HANDLE_KIND_SHIFT | index``; index 0 is never used. It looks like a pointer, but never is one.
 HANDLE_KIND_SHIFT = 40
 HANDLE_INDEX_MASK = (1 << HANDLE_KIND_SHIFT) - 1
 KIND_STREAM = 0x41

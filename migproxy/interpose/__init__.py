@@ -1,0 +1,1 @@
+"""How a library's calls are redirected: import hook, capsule tables, plugins."""
