@@ -1,0 +1,94 @@
+"""The public names of CuPy's compiled library modules, as facts recorded from the modules themselves.
+
+``data/*.json`` holds what ``tests/gpu_data/record_library_names.py`` read from CuPy: enumeration values, functions with
+their signatures, classes. A library module of the software GPU takes its constants from there and calls `complete` at
+its end, so that each real name that it does not implement exists and is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from typing import Any, NoReturn, TypedDict
+
+from .status import TableError, UnsupportedCall
+
+
+class Facts(TypedDict):
+    """What is recorded of one module."""
+
+    module: str
+    cupy: str
+    constants: dict[str, int]
+    functions: dict[str, str]
+    classes: dict[str, str]
+
+
+@cache
+def facts(library: str) -> Facts:
+    """Return the recorded facts of a library, by its short name (``"cublas"``)."""
+    text = files(__package__).joinpath("data", f"{library}.json").read_text(encoding="utf-8")
+    loaded: Facts = json.loads(text)
+    return loaded
+
+
+def parameters(signature: str) -> list[str]:
+    """Return the argument names in a Cython docstring signature, in order; ``*`` stays where it is."""
+    inner = signature[signature.index("(") + 1 : signature.rindex(")", 0, (signature + " ->").index(" ->"))]
+    depth, parts, part = 0, [], ""
+    for character in inner:
+        depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            parts.append(part)
+            part = ""
+        else:
+            part += character
+    parts.append(part)
+    names = []
+    for text in parts:
+        word = re.split(r"\s", text.split("=")[0].strip())[-1]
+        if word:
+            names.append(word)
+    return names
+
+
+def refusal(library: str, function: str, error: type[TableError] | None) -> Callable[..., NoReturn]:
+    """Return a function that refuses every call with the library's not-supported status, naming itself."""
+
+    def refused(*args: Any, **kwargs: Any) -> NoReturn:
+        detail = f"{library}.{function} is not supported by the software GPU"
+        if error is None:
+            raise UnsupportedCall(library, detail)
+        raise error(error.NOT_SUPPORTED, detail)
+
+    refused.__name__ = refused.__qualname__ = function
+    return refused
+
+
+def complete(namespace: dict[str, Any], library: str, error: type[TableError] | None) -> frozenset[str]:
+    """Give a module its constants and, for each real function that it lacks, a refusal.
+
+    Parameters
+    ----------
+    namespace : dict
+        The module's ``globals()``.
+    library : str
+        Its short name.
+    error : type or None
+        The error class whose not-supported status a refusal carries.
+
+    Returns
+    -------
+    frozenset of str
+        The functions that are refused by name.
+    """
+    known = facts(library)
+    for name, value in known["constants"].items():
+        namespace.setdefault(name, value)
+    missing = frozenset(name for name in known["functions"] if name not in namespace)
+    for name in missing:
+        namespace[name] = refusal(library, name, error)
+    return missing
