@@ -1,0 +1,291 @@
+"""Stream-ordered memory pools (``cuMemPool*``, ``cudaMemPool*``), emulated on the session's stream-ordered allocator.
+
+A pool of ours only counts: every allocation comes from the session's one device range, whose frees follow their stream as a pool's do.
+So a pool holds no memory back, and its release threshold is remembered but changes nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from dataclasses import dataclass, field
+from typing import Final
+
+from migproxy_plugins.cuda import status as st
+
+from migproxy.abi import layout
+from migproxy.errors import CudaError
+from migproxy.session import api
+
+# CUmemPool_attribute / cudaMemPoolAttr
+REUSE_FOLLOW_EVENT_DEPENDENCIES: Final = 1
+REUSE_ALLOW_OPPORTUNISTIC: Final = 2
+REUSE_ALLOW_INTERNAL_DEPENDENCIES: Final = 3
+RELEASE_THRESHOLD: Final = 4
+RESERVED_CURRENT: Final = 5
+RESERVED_HIGH: Final = 6
+USED_CURRENT: Final = 7
+USED_HIGH: Final = 8
+ALLOCATION_TYPE: Final = 9
+EXPORT_HANDLE_TYPES: Final = 10
+LOCATION_ID: Final = 11
+LOCATION_TYPE: Final = 12
+MAX_POOL_SIZE: Final = 13
+HARDWARE_DECOMPRESS: Final = 14
+
+_SWITCHES = (REUSE_FOLLOW_EVENT_DEPENDENCIES, REUSE_ALLOW_OPPORTUNISTIC, REUSE_ALLOW_INTERNAL_DEPENDENCIES)
+#: Attributes whose value is a 32-bit int; the others are 64-bit.
+INT_ATTRIBUTES: Final = frozenset(
+    {1, 2, 3, ALLOCATION_TYPE, EXPORT_HANDLE_TYPES, LOCATION_ID, LOCATION_TYPE, HARDWARE_DECOMPRESS}
+)
+
+# CUmemAllocationType, CUmemLocationType
+ALLOCATION_PINNED: Final = 1
+ALLOCATION_MANAGED: Final = 2
+LOCATION_NONE: Final = 0
+LOCATION_DEVICE: Final = 1
+LOCATION_HOST: Final = 2
+LOCATION_HOST_NUMA: Final = 3
+LOCATION_HOST_NUMA_CURRENT: Final = 4
+
+_lock = threading.Lock()
+
+
+@dataclass(eq=False)
+class Pool:
+    """One pool."""
+
+    handle: int
+    allocation_type: int = ALLOCATION_PINNED
+    location_type: int = LOCATION_DEVICE
+    location_id: int = 0
+    max_size: int = 0
+    is_default: bool = False
+    release_threshold: int = 0
+    switches: dict[int, int] = field(default_factory=lambda: dict.fromkeys(_SWITCHES, 1))
+    used: int = 0
+    used_high: int = 0
+    access: dict[tuple[int, int], int] = field(default_factory=dict)
+    blocks: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def on_host(self) -> bool:
+        """Whether its memory is pinned host memory."""
+        return self.location_type in (LOCATION_HOST, LOCATION_HOST_NUMA, LOCATION_HOST_NUMA_CURRENT)
+
+
+_pools: dict[int, Pool] = {}
+_owner: dict[int, Pool] = {}
+_numbers = itertools.count(1)
+_current: dict[int, Pool] = {}
+_defaults: dict[tuple[int, int, int], Pool] = {}
+
+
+def _new(
+    allocation_type: int, location_type: int, location_id: int, max_size: int = 0, *, is_default: bool = False
+) -> Pool:
+    pool = Pool(
+        layout.make_handle(layout.KIND_POOL, next(_numbers)),
+        allocation_type,
+        location_type,
+        location_id,
+        max_size,
+        is_default,
+    )
+    _pools[pool.handle] = pool
+    return pool
+
+
+def create(
+    allocation_type: int = ALLOCATION_PINNED,
+    location_type: int = LOCATION_DEVICE,
+    location_id: int = 0,
+    max_size: int = 0,
+    handle_types: int = 0,
+) -> int:
+    """Make a pool and return its handle.
+
+    Raises
+    ------
+    CudaError
+        801 for pools that can be exported to other processes and for managed pools, 1 for locations that do not exist.
+    """
+    if handle_types:
+        raise CudaError(st.NOT_SUPPORTED, "cuMemPoolCreate: a pool with export handles cannot leave the session")
+    if allocation_type == ALLOCATION_MANAGED:
+        raise CudaError(
+            st.NOT_SUPPORTED, "cuMemPoolCreate: managed memory pools are not supported; use device or pinned memory"
+        )
+    if allocation_type != ALLOCATION_PINNED:
+        raise CudaError(st.INVALID_VALUE, f"cuMemPoolCreate: allocation type {allocation_type}")
+    if location_type == LOCATION_DEVICE:
+        if not 0 <= location_id < api.device_count():
+            raise CudaError(st.INVALID_DEVICE, f"no device {location_id}")
+    elif location_type not in (LOCATION_HOST, LOCATION_HOST_NUMA, LOCATION_HOST_NUMA_CURRENT):
+        raise CudaError(st.INVALID_VALUE, f"cuMemPoolCreate: location type {location_type}")
+    with _lock:
+        return _new(allocation_type, location_type, location_id, max_size).handle
+
+
+def destroy(handle: int) -> None:
+    """Forget a pool; its live allocations stay valid until freed, as CUDA says."""
+    with _lock:
+        pool = _get(handle)
+        if pool.is_default:
+            raise CudaError(st.NOT_PERMITTED, "a default memory pool cannot be destroyed")
+        del _pools[handle]
+        for device, current in list(_current.items()):
+            if current is pool:
+                del _current[device]
+
+
+def _get(handle: int) -> Pool:
+    pool = _pools.get(handle)
+    if pool is None:
+        raise CudaError(st.INVALID_VALUE, f"no memory pool {handle:#x}")
+    return pool
+
+
+def default_pool(device: int, *, location_type: int = LOCATION_DEVICE, allocation_type: int = ALLOCATION_PINNED) -> int:
+    """Return the default pool of a device (or of another location)."""
+    if location_type == LOCATION_DEVICE and not 0 <= device < api.device_count():
+        raise CudaError(st.INVALID_DEVICE, f"no device {device}")
+    if allocation_type == ALLOCATION_MANAGED:
+        raise CudaError(st.NOT_SUPPORTED, "managed memory pools are not supported; use device or pinned memory")
+    with _lock:
+        key = (allocation_type, location_type, device)
+        pool = _defaults.get(key)
+        if pool is None:
+            pool = _defaults[key] = _new(allocation_type, location_type, device, is_default=True)
+        return pool.handle
+
+
+def current_pool(device: int) -> int:
+    """Return the pool that ``cuMemAllocAsync`` uses on `device`."""
+    default = default_pool(device)
+    with _lock:
+        pool = _current.get(device)
+        return default if pool is None else pool.handle
+
+
+def set_current_pool(device: int, handle: int) -> None:
+    """Make a device pool the one that ``cuMemAllocAsync`` uses."""
+    if not 0 <= device < api.device_count():
+        raise CudaError(st.INVALID_DEVICE, f"no device {device}")
+    with _lock:
+        pool = _get(handle)
+        if pool.on_host:
+            raise CudaError(st.INVALID_VALUE, "a host memory pool cannot be a device's current pool")
+        _current[device] = pool
+
+
+def get_attribute(handle: int, attribute: int) -> int:
+    """Return an attribute; see `INT_ATTRIBUTES` for its width."""
+    with _lock:
+        pool = _get(handle)
+        if attribute in pool.switches:
+            return pool.switches[attribute]
+        values = {
+            RELEASE_THRESHOLD: pool.release_threshold,
+            RESERVED_CURRENT: pool.used,
+            RESERVED_HIGH: pool.used_high,
+            USED_CURRENT: pool.used,
+            USED_HIGH: pool.used_high,
+            ALLOCATION_TYPE: pool.allocation_type,
+            EXPORT_HANDLE_TYPES: 0,
+            LOCATION_ID: pool.location_id,
+            LOCATION_TYPE: pool.location_type,
+            MAX_POOL_SIZE: pool.max_size,
+            HARDWARE_DECOMPRESS: 0,
+        }
+        if attribute not in values:
+            raise CudaError(st.INVALID_VALUE, f"memory pool attribute {attribute}")
+        return values[attribute]
+
+
+def set_attribute(handle: int, attribute: int, value: int) -> None:
+    """Set an attribute; the high-water marks can only be reset to 0."""
+    with _lock:
+        pool = _get(handle)
+        if attribute in pool.switches:
+            pool.switches[attribute] = int(bool(value))
+        elif attribute == RELEASE_THRESHOLD:
+            pool.release_threshold = value
+        elif attribute in (RESERVED_HIGH, USED_HIGH):
+            if value:
+                raise CudaError(st.INVALID_VALUE, "a high-water mark can only be reset to 0")
+            pool.used_high = pool.used
+        else:
+            raise CudaError(st.INVALID_VALUE, f"memory pool attribute {attribute} cannot be set")
+
+
+def trim_to(handle: int, minimum: int) -> None:
+    """Release cached memory: a pool of ours holds none back."""
+    with _lock:
+        _get(handle)
+
+
+def get_access(handle: int, location_type: int, location_id: int) -> int:
+    """Return ``CUmemAccess_flags`` (3: read and write)."""
+    with _lock:
+        pool = _get(handle)
+        own = 3 if location_type == pool.location_type or pool.on_host else 0
+        return pool.access.get((location_type, location_id), own)
+
+
+def set_access(handle: int, location_type: int, location_id: int, flags: int) -> None:
+    """Set the access of a location; the owning device's cannot be taken away."""
+    with _lock:
+        pool = _get(handle)
+        if location_type == LOCATION_DEVICE and not 0 <= location_id < api.device_count():
+            raise CudaError(st.INVALID_DEVICE, f"no device {location_id}")
+        if flags == 0 and location_type == pool.location_type == LOCATION_DEVICE:
+            raise CudaError(st.INVALID_DEVICE, "the owning device's access cannot be revoked")
+        pool.access[(location_type, location_id)] = flags
+
+
+def allocate(size: int, handle: int, stream: int) -> int:
+    """``cuMemAllocFromPoolAsync``."""
+    with _lock:
+        pool = _get(handle)
+        if pool.max_size and pool.used + size > pool.max_size:
+            raise CudaError(st.OUT_OF_MEMORY, "the memory pool's maximal size is reached")
+    pointer = api.host_alloc(size) if pool.on_host else api.mem_alloc_async(size, stream)
+    with _lock:
+        pool.blocks[pointer] = size
+        _owner[pointer] = pool
+        pool.used += size
+        pool.used_high = max(pool.used_high, pool.used)
+    return pointer
+
+
+def allocate_current(size: int, stream: int) -> int:
+    """``cuMemAllocAsync``: from the current pool of the context's device."""
+    return allocate(size, current_pool(api.context_device()), stream)
+
+
+def forget(pointer: int) -> Pool | None:
+    """Take a freed pointer off its pool's account; return the pool."""
+    pool = _owner.pop(pointer, None)
+    if pool is not None:
+        with _lock:
+            pool.used -= pool.blocks.pop(pointer, 0)
+    return pool
+
+
+def free(pointer: int, stream: int) -> None:
+    """``cuMemFreeAsync``."""
+    pool = _owner.get(pointer)
+    if pool is not None and pool.on_host:
+        # Work submitted before may still use it, and host memory has no stream-ordered free.
+        api.stream_synchronize(stream)
+        api.host_free(pointer)
+    else:
+        api.mem_free_async(pointer, stream)
+    forget(pointer)
+
+
+def pool_of(pointer: int) -> int:
+    """Return the handle of the pool that owns `pointer`, 0 if none does."""
+    pool = _owner.get(pointer)
+    return 0 if pool is None else pool.handle
