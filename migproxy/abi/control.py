@@ -170,7 +170,133 @@ class Report(Message):
     counters: dict[str, int]
 
 
-ToBroker = Hello | GrowArena | Goodbye
+class EndSession(Message):
+    """Broker → executor: the function is gone; send a last `Report` and exit."""
+
+
+class Note(Message):
+    """Executor or function → broker: a line for the log that `migproxy logs` shows; never for the script's stderr."""
+
+    level: str
+    text: str
+
+
+# -- requests of the command line: any number on one connection, each answered at once ---------------------------------
+class ListSessions(Message):
+    """Command line → broker: the sessions of the caller's uid (root: of every uid, if `everyone`)."""
+
+    everyone: bool = False
+
+
+class SessionRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of `migproxy ps`."""
+
+    session_id: str
+    function_id: str
+    uid: int
+    pid: int
+    executor_pid: int
+    slice: str
+    state: str
+    quota: int
+    device_bytes: int
+    arena_bytes: int
+    age_s: float
+    program: str
+
+
+class Sessions(Message):
+    """Broker → command line."""
+
+    rows: list[SessionRow]
+
+
+class KillSession(Message):
+    """Command line → broker: end a session; its function sees `SessionLost`."""
+
+    session_id: str
+
+
+class Done(Message):
+    """Broker → command line: the request was carried out, or `reason` says why not."""
+
+    reason: str = ""
+
+
+class ReadLog(Message):
+    """Command line → broker: log lines with numbers from `after` on, of one session if `session_id` is given."""
+
+    after: int = 0
+    session_id: str = ""
+
+
+class LogLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of the broker's log."""
+
+    number: int
+    time: float
+    level: str
+    session_id: str
+    text: str
+
+
+class LogLines(Message):
+    """Broker → command line; ask again with `after` = `next` for what follows."""
+
+    lines: list[LogLine]
+    next: int
+
+
+class AskReport(Message):
+    """Command line → broker: what the sessions of one function did, added up. Whoever names a function may read its report."""
+
+    function_id: str
+
+
+class FunctionReport(Message):
+    """Broker → command line. `running` sessions have not ended yet, so their counters are those of their last report."""
+
+    function_id: str
+    sessions: int
+    running: int
+    counters: dict[str, int]
+
+
+class AskStatus(Message):
+    """Command line → broker."""
+
+
+class SliceStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One slice as `migproxy top` and `doctor` show it."""
+
+    name: str
+    kind: str
+    device: str
+    capacity: int
+    reserved: int
+    sessions: int
+    mode: str = ""
+    policy: str = ""
+    holder: str = ""
+    waiting: int = 0
+
+
+class Status(Message):
+    """Broker → command line."""
+
+    protocol: int
+    version: str
+    pid: int
+    uptime_s: float
+    default_memory: int
+    max_memory: int
+    slices: list[SliceStatus]
+
+
+Request = ListSessions | KillSession | ReadLog | AskReport | AskStatus
+Answer = Sessions | Done | LogLines | FunctionReport | Status | Refused
+
+ToBroker = Hello | GrowArena | Goodbye | Note | ListSessions | KillSession | ReadLog | AskReport | AskStatus
 FromBroker = Welcome | Refused | Grown | Lost
-ToExecutor = SessionSpec | MapSegment
-FromExecutor = Ready | Failed | SegmentMapped | Report
+ToExecutor = SessionSpec | MapSegment | EndSession
+FromExecutor = Ready | Failed | SegmentMapped | Report | Note

@@ -60,6 +60,10 @@ class Op(IntEnum):
     CAPTURE_BEGIN = 43
     CAPTURE_END = 44
     GRAPH_LAUNCH = 45
+    CONTEXT_SET_LIMIT = 46
+    GRAPH_INSTANTIATE = 47
+    GRAPH_DESTROY = 48
+    HOST_CALLBACK_NEXT = 49
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,4 +133,8 @@ OPERATIONS: dict[Op, OpFacts] = {
     Op.CAPTURE_BEGIN: _facts(waits=True),
     Op.CAPTURE_END: _facts(waits=True),
     Op.GRAPH_LAUNCH: _facts(lease=True),
+    Op.CONTEXT_SET_LIMIT: _facts(waits=True),
+    Op.GRAPH_INSTANTIATE: _facts(waits=True),
+    Op.GRAPH_DESTROY: _facts(),
+    Op.HOST_CALLBACK_NEXT: _facts(waits=True),
 }

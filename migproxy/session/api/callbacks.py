@@ -1,0 +1,53 @@
+"""Host functions on streams: they run in the function's process, on one thread of ours, while their stream stalls."""
+
+from __future__ import annotations
+
+import _thread
+import itertools
+import sys
+from collections.abc import Callable
+
+from migproxy.abi import layout
+from migproxy.abi.ops import Op
+from migproxy.errors import CudaError, SessionError
+from migproxy.session.api.streams import resolve
+from migproxy.session.session import Session, current
+
+_numbers = itertools.count(1)
+_waiting: dict[int, Callable[[], object]] = {}
+_served: set[int] = set()
+
+
+def stream_add_host_function(stream: int, function: Callable[[], object]) -> None:
+    """Run `function` in this process once all work submitted to `stream` before is done; later work waits for it.
+
+    An exception of `function` goes to `sys.unraisablehook`, as for a native host callback.
+    """
+    session = current()
+    wire = resolve(stream)
+    token = next(_numbers)
+    _waiting[token] = function
+    if id(session) not in _served:
+        _served.add(id(session))
+        _thread.start_new_thread(_serve, (session,))
+    session.post(Op.HOST_CALLBACK, layout.HANDLE.pack(token), stream=wire)
+
+
+def _serve(session: Session) -> None:
+    """Ask the executor for the next due function, run it, acknowledge it with the next question."""
+    done = 0
+    while True:
+        try:
+            reply = session.call(Op.HOST_CALLBACK_NEXT, layout.HANDLE.pack(done))
+        except (SessionError, CudaError):
+            return
+        done = int.from_bytes(reply[:8], "little")
+        function = _waiting.pop(done, None)
+        if function is None:
+            continue
+        try:
+            function()
+        except BaseException as error:
+            sys.unraisablehook(
+                sys.UnraisableHookArgs((type(error), error, error.__traceback__, "CUDA host function", function))
+            )

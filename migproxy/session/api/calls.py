@@ -1,0 +1,57 @@
+"""Calls that are marshalled as they are: the rest of the driver API, and functions of GPU libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from migproxy.abi.ops import Op
+from migproxy.session.api.streams import resolve
+from migproxy.session.session import current
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+
+
+def driver_call(name: str, arguments: Sequence[Any]) -> tuple[int, tuple[Any, ...]]:
+    """Call a driver function that the cuda plugin's table marshals by rule.
+
+    Returns
+    -------
+    status : int
+        The function's own ``CUresult``.
+    outs : tuple
+        What it wrote, in the table's order.
+    """
+    status, outs = _decode(current().call(Op.DRIVER_CALL, _encode((name, list(arguments)))))
+    return status, tuple(outs)
+
+
+def library_call(library: str, function: str, arguments: Sequence[Any], *, stream: int = 0, wait: bool = True) -> Any:
+    """Call a function of a GPU library in the executor.
+
+    Parameters
+    ----------
+    library, function : str
+        Names in the plugin's table.
+    arguments : sequence
+        Integers, floats, strings, bytes, None, lists and maps.
+    stream : int
+        The stream the library works on.
+    wait : bool
+        False: nothing is returned and an error surfaces at the next call that waits.
+
+    Raises
+    ------
+    LibraryCallError
+        The library's own error.
+    """
+    payload = _encode((library, function, list(arguments)))
+    session = current()
+    wire = resolve(stream)
+    if wait:
+        return _decode(session.call(Op.LIBRARY_CALL, payload, stream=wire))
+    session.post(Op.LIBRARY_CALL, payload, stream=wire)
+    return None

@@ -1,0 +1,190 @@
+"""Device and host memory."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from migproxy.errors import CudaError
+from migproxy.session.api.context import context_synchronize
+from migproxy.session.session import current
+
+CUDA_ERROR_INVALID_VALUE = 1
+CUDA_ERROR_NOT_SUPPORTED = 801
+CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED = 712
+CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED = 713
+
+UNREGISTERED = 0
+HOST = 1
+DEVICE = 2
+
+_host_lock = threading.Lock()
+_host_blocks: dict[int, int] = {}
+_registered: dict[int, int] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class PointerFacts:
+    """What CUDA's pointer queries tell of an address.
+
+    Attributes
+    ----------
+    memory_type : int
+        0 unregistered host memory, 1 page-locked host memory, 2 device memory.
+    device : int
+        Device ordinal.
+    device_pointer, host_pointer : int
+        0 where there is none.
+    base, size : int
+        The allocation that holds the address; 0 for unregistered memory.
+    managed : bool
+    """
+
+    memory_type: int
+    device: int
+    device_pointer: int
+    host_pointer: int
+    base: int
+    size: int
+    managed: bool = False
+
+
+def mem_alloc(size: int) -> int:
+    """Allocate device memory; needs no reply.
+
+    Raises
+    ------
+    CudaError
+        1 for size 0, 2 beyond the quota.
+    """
+    return current().device.allocate(size)
+
+
+def mem_free(pointer: int) -> None:
+    """Free device memory."""
+    current().device.free(pointer)
+
+
+def mem_get_info() -> tuple[int, int]:
+    """Return (free, total) bytes of the function's quota."""
+    return current().device.info()
+
+
+def mem_address_range(pointer: int) -> tuple[int, int]:
+    """Return (base, size) of the allocation that holds `pointer`."""
+    found = current().device.find(pointer)
+    if found is None:
+        raise CudaError(CUDA_ERROR_INVALID_VALUE)
+    return found
+
+
+def mem_alloc_async(size: int, stream: int) -> int:
+    """Allocate device memory in stream order; memory is placed at once, since addresses are chosen here."""
+    return current().device.allocate(size)
+
+
+def mem_free_async(pointer: int, stream: int) -> None:
+    """Free device memory once the work submitted before has retired."""
+    current().device.free(pointer)
+
+
+def mem_alloc_managed(size: int, flags: int) -> int:
+    """Refused: host and device do not share pages across the two processes yet."""
+    raise CudaError(CUDA_ERROR_NOT_SUPPORTED, "managed memory; use device memory, or pinned memory for mapped access")
+
+
+def host_alloc(size: int, flags: int = 0) -> int:
+    """Allocate page-locked host memory in the arena; kernels see it at the same address."""
+    if size <= 0:
+        raise CudaError(CUDA_ERROR_INVALID_VALUE)
+    address = current().allocate(size)
+    with _host_lock:
+        _host_blocks[address] = size
+    return address
+
+
+def host_free(pointer: int) -> None:
+    """Free memory of `host_alloc`; waits for work that may still use it, as ``cuMemFreeHost`` does."""
+    if pointer == 0:
+        return
+    with _host_lock:
+        size = _host_blocks.pop(pointer, None)
+    if size is None:
+        raise CudaError(CUDA_ERROR_INVALID_VALUE)
+    session = current()
+    context_synchronize()
+    session.heap.free(pointer)
+
+
+def host_register(pointer: int, size: int, flags: int = 0) -> None:
+    """Note a range of ordinary host memory as registered; copies from and to it are staged all the same."""
+    if size <= 0 or not pointer:
+        raise CudaError(CUDA_ERROR_INVALID_VALUE)
+    with _host_lock:
+        if pointer in _registered:
+            raise CudaError(CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED)
+        _registered[pointer] = size
+
+
+def host_unregister(pointer: int) -> None:
+    """Undo `host_register`."""
+    with _host_lock:
+        if _registered.pop(pointer, None) is None:
+            raise CudaError(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED)
+
+
+def host_device_pointer(pointer: int) -> int:
+    """Return the device address of page-locked memory: the same one.
+
+    Raises
+    ------
+    CudaError
+        1 for memory that is not page-locked, 801 for registered memory outside the arena, which kernels cannot reach.
+    """
+    if find_host_block(pointer):
+        return pointer
+    if _find(_registered, pointer):
+        raise CudaError(CUDA_ERROR_NOT_SUPPORTED, "mapping registered memory; allocate it with cuMemHostAlloc instead")
+    raise CudaError(CUDA_ERROR_INVALID_VALUE)
+
+
+def _find(blocks: dict[int, int], pointer: int) -> tuple[int, int] | None:
+    with _host_lock:
+        size = blocks.get(pointer)
+        if size is not None:
+            return pointer, size
+        for base, size in blocks.items():
+            if base <= pointer < base + size:
+                return base, size
+    return None
+
+
+def find_host_block(pointer: int) -> tuple[int, int] | None:
+    """Return (base, size) of the page-locked block that holds `pointer`."""
+    return _find(_host_blocks, pointer)
+
+
+def note_host_block(address: int, size: int) -> None:
+    """Count arena memory of `mignificient_malloc` as page-locked."""
+    with _host_lock:
+        _host_blocks[address] = size
+
+
+def forget_host_block(address: int) -> int | None:
+    """Undo `note_host_block`; returns the size, or None if it was not noted."""
+    with _host_lock:
+        return _host_blocks.pop(address, None)
+
+
+def pointer_facts(pointer: int) -> PointerFacts:
+    """Return what CUDA's pointer queries tell of `pointer`; NumPy arrays count as unregistered wherever they lie."""
+    found = current().device.find(pointer)
+    if found is not None:
+        return PointerFacts(DEVICE, 0, pointer, 0, *found)
+    found = find_host_block(pointer)
+    if found is not None:
+        return PointerFacts(HOST, 0, pointer, pointer, *found)
+    found = _find(_registered, pointer)
+    if found is not None:
+        return PointerFacts(HOST, 0, 0, pointer, *found)
+    return PointerFacts(UNREGISTERED, 0, 0, 0, 0, 0)

@@ -1,0 +1,263 @@
+"""The function's ledger of device memory: places allocations, decides out-of-memory in the call, and maps granules on demand.
+
+Addresses are real device addresses inside the session's device window; the lower half is placed here, the upper half by the executor.
+Memory exists in granules of `DEVICE_GRANULE` bytes; a granule is mapped when the first allocation touches it and unmapped when
+its last one is gone and nothing submitted before the free can still use it. The executor checks every mapping against the
+quota again; its word counts.
+"""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from migproxy.abi import layout
+from migproxy.abi.ops import Op
+from migproxy.abi.protocol import DEVICE_ALIGN, DEVICE_GRANULE
+from migproxy.errors import CudaError
+
+if TYPE_CHECKING:
+    from migproxy.session.session import Session
+
+CUDA_ERROR_INVALID_VALUE = 1
+CUDA_ERROR_OUT_OF_MEMORY = 2
+#: Mapped granules without allocations that are kept, so that code which allocates and frees in turn maps nothing.
+KEEP_MAPPED = 64 << 20
+
+
+class DeviceMemory:
+    """Allocator over a window of device addresses.
+
+    Parameters
+    ----------
+    session : Session
+        Commands go through it.
+    base, size : int
+        The part of the device window that the function places.
+    quota : int
+        Bytes of device memory the function may use in all.
+    """
+
+    def __init__(self, session: Session, base: int, size: int, quota: int) -> None:
+        self.lock = threading.RLock()
+        self._session = session
+        self.base = base
+        self.end = base + size
+        self.quota = quota
+        self._free_starts = [base]
+        self._free_sizes = {base: size}
+        self._sizes: dict[int, int] = {}
+        self._starts: list[int] = []
+        self._foreign: dict[int, int] = {}
+        self._granule_users: dict[int, int] = {}
+        self._mapped: set[int] = set()
+        self._quarantine: deque[tuple[int, int, int]] = deque()
+        self._frees = 0
+
+    # -- queries ---------------------------------------------------------------------------------------------------
+    @property
+    def used(self) -> int:
+        """Bytes charged to the quota, granules kept in reserve left out."""
+        granules = len(self._granule_users)
+        return granules * DEVICE_GRANULE + self._session.ring.other_bytes()
+
+    def info(self) -> tuple[int, int]:
+        """Return (free, total) in bytes, as ``cuMemGetInfo`` does."""
+        with self.lock:
+            self._drain()
+            return max(0, self.quota - self.used), self.quota
+
+    def find(self, pointer: int) -> tuple[int, int] | None:
+        """Return (base, size) of the allocation that holds `pointer`."""
+        with self.lock:
+            index = bisect.bisect_right(self._starts, pointer) - 1
+            if index >= 0:
+                start = self._starts[index]
+                size = self._sizes[start]
+                if pointer < start + size:
+                    return start, size
+            for start, size in self._foreign.items():
+                if start <= pointer < start + size:
+                    return start, size
+        return None
+
+    def adopt(self, base: int, size: int) -> None:
+        """Note memory that the executor or the driver placed (module globals, …)."""
+        with self.lock:
+            self._foreign[base] = size
+
+    def disown(self, base: int) -> None:
+        """Forget memory noted by `adopt`."""
+        with self.lock:
+            self._foreign.pop(base, None)
+
+    def check_range(self, pointer: int, size: int) -> None:
+        """Raise CUDA_ERROR_INVALID_VALUE unless [pointer, pointer + size) lies inside one allocation."""
+        found = self.find(pointer)
+        if found is None or pointer + size > found[0] + found[1]:
+            raise CudaError(CUDA_ERROR_INVALID_VALUE, f"{size} bytes at {pointer:#x} are not this session's memory")
+
+    # -- allocation ------------------------------------------------------------------------------------------------
+    def allocate(self, size: int) -> int:
+        """Allocate `size` bytes; returns their device address.
+
+        Raises
+        ------
+        CudaError
+            1 for a size of 0, 2 when the quota does not allow it.
+        """
+        if size <= 0:
+            raise CudaError(CUDA_ERROR_INVALID_VALUE)
+        rounded = (size + DEVICE_ALIGN - 1) // DEVICE_ALIGN * DEVICE_ALIGN
+        if rounded > DEVICE_GRANULE:
+            rounded = (rounded + DEVICE_GRANULE - 1) // DEVICE_GRANULE * DEVICE_GRANULE
+        with self.lock:
+            self._drain()
+            address = self._try_place(rounded)
+            if address is None and self._quarantine:
+                # Natively a free has waited for the work before it by now; so a refusal must not come earlier here.
+                self._wait_for_frees()
+                address = self._try_place(rounded)
+            if address is None:
+                raise CudaError(CUDA_ERROR_OUT_OF_MEMORY)
+            self._sizes[address] = size
+            bisect.insort(self._starts, address)
+            return address
+
+    def free(self, pointer: int) -> None:
+        """Free an allocation; a null pointer does nothing.
+
+        Raises
+        ------
+        CudaError
+            1 when `pointer` was not allocated here.
+        """
+        if pointer == 0:
+            return
+        with self.lock:
+            size = self._sizes.pop(pointer, None)
+            if size is None:
+                raise CudaError(CUDA_ERROR_INVALID_VALUE, f"{pointer:#x} was not allocated by this session")
+            self._starts.pop(bisect.bisect_left(self._starts, pointer))
+            rounded = (size + DEVICE_ALIGN - 1) // DEVICE_ALIGN * DEVICE_ALIGN
+            if rounded > DEVICE_GRANULE:
+                rounded = (rounded + DEVICE_GRANULE - 1) // DEVICE_GRANULE * DEVICE_GRANULE
+            self._frees += 1
+            self._quarantine.append((self._frees, pointer, rounded))
+            self._session.post(Op.FREE_MARK, b"")
+
+    # -- internals; all need the lock ------------------------------------------------------------------------------
+    def _try_place(self, size: int) -> int | None:
+        whole = size >= DEVICE_GRANULE
+        align = DEVICE_GRANULE if whole else DEVICE_ALIGN
+        best: tuple[int, int, int, int] | None = None  # (new granules, block size, block start, address)
+        for start in self._free_starts:
+            block = self._free_sizes[start]
+            address = (start + align - 1) // align * align
+            if not whole and address // DEVICE_GRANULE != (address + size - 1) // DEVICE_GRANULE:
+                address = (address + DEVICE_GRANULE - 1) // DEVICE_GRANULE * DEVICE_GRANULE
+            if address + size > start + block:
+                continue
+            first, last = address // DEVICE_GRANULE, (address + size - 1) // DEVICE_GRANULE
+            new = sum(1 for granule in range(first, last + 1) if granule not in self._mapped)
+            candidate = (new, block, start, address)
+            if best is None or candidate < best:
+                best = candidate
+            if new == 0 and (not whole or block == size):
+                break
+        if best is None:
+            return None
+        _, block, start, address = best
+        if not self._map(address, size):
+            return None
+        self._cut(start, block, address, size)
+        return address
+
+    def _map(self, address: int, size: int) -> bool:
+        first, last = address // DEVICE_GRANULE, (address + size - 1) // DEVICE_GRANULE
+        fresh_users = sum(1 for granule in range(first, last + 1) if granule not in self._granule_users)
+        if self.used + fresh_users * DEVICE_GRANULE > self.quota:
+            return False
+        missing = [granule for granule in range(first, last + 1) if granule not in self._mapped]
+        spare = len(self._mapped) - len(self._granule_users) - (last + 1 - first - len(missing))
+        mapped_after = (len(self._mapped) + len(missing)) * DEVICE_GRANULE + self._session.ring.other_bytes()
+        if mapped_after > self.quota and spare > 0:
+            self._unmap_spare(0, keep=range(first, last + 1))
+        for run_start, run_end in _runs(missing):
+            self._session.post(
+                Op.MAP, layout.RANGE.pack(run_start * DEVICE_GRANULE, (run_end - run_start) * DEVICE_GRANULE)
+            )
+        self._mapped.update(missing)
+        for granule in range(first, last + 1):
+            self._granule_users[granule] = self._granule_users.get(granule, 0) + 1
+        return True
+
+    def _cut(self, start: int, block: int, address: int, size: int) -> None:
+        index = bisect.bisect_left(self._free_starts, start)
+        pieces = []
+        if address > start:
+            pieces.append((start, address - start))
+        if address + size < start + block:
+            pieces.append((address + size, start + block - address - size))
+        del self._free_sizes[start]
+        self._free_starts[index : index + 1] = [piece[0] for piece in pieces]
+        self._free_sizes.update(pieces)
+
+    def _drain(self) -> None:
+        retired = self._session.ring.frees_retired()
+        while self._quarantine and self._quarantine[0][0] <= retired:
+            _, address, size = self._quarantine.popleft()
+            self._give_back(address, size)
+
+    def _wait_for_frees(self) -> None:
+        self._session.call(Op.CONTEXT_SYNC, b"")
+        self._session.ring.wait_frees_retired(self._quarantine[-1][0])
+        self._drain()
+
+    def _give_back(self, address: int, size: int) -> None:
+        first, last = address // DEVICE_GRANULE, (address + size - 1) // DEVICE_GRANULE
+        for granule in range(first, last + 1):
+            users = self._granule_users[granule] - 1
+            if users:
+                self._granule_users[granule] = users
+            else:
+                del self._granule_users[granule]
+        index = bisect.bisect_left(self._free_starts, address)
+        start, end = address, address + size
+        if index < len(self._free_starts) and self._free_starts[index] == end:
+            end += self._free_sizes.pop(end)
+            del self._free_starts[index]
+        if index > 0:
+            before = self._free_starts[index - 1]
+            if before + self._free_sizes[before] == start:
+                start = before
+                del self._free_starts[index - 1]
+                index -= 1
+        self._free_starts.insert(index, start)
+        self._free_sizes[start] = end - start
+        if (len(self._mapped) - len(self._granule_users)) * DEVICE_GRANULE > KEEP_MAPPED:
+            self._unmap_spare(KEEP_MAPPED // 2)
+
+    def _unmap_spare(self, leave: int, keep: range = range(0)) -> None:
+        spare = sorted(
+            granule for granule in self._mapped if granule not in self._granule_users and granule not in keep
+        )
+        surplus = spare[leave // DEVICE_GRANULE :]
+        for run_start, run_end in _runs(surplus):
+            self._session.post(
+                Op.UNMAP, layout.RANGE.pack(run_start * DEVICE_GRANULE, (run_end - run_start) * DEVICE_GRANULE)
+            )
+        self._mapped.difference_update(surplus)
+
+
+def _runs(granules: list[int]) -> list[tuple[int, int]]:
+    """Return the maximal runs [start, end) of consecutive numbers in a sorted list."""
+    runs: list[tuple[int, int]] = []
+    for granule in granules:
+        if runs and runs[-1][1] == granule:
+            runs[-1] = (runs[-1][0], granule + 1)
+        else:
+            runs.append((granule, granule + 1))
+    return runs

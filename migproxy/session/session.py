@@ -1,0 +1,330 @@
+"""One process's session: its arena, command ring, heap and address windows.
+
+Lock order: ``_session_lock`` (making and dropping the process's session) → `DeviceMemory.lock` → the producer's own lock. The heap's
+spin lock is innermost and is held for no call.
+"""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from migproxy.abi import control, layout
+from migproxy.abi.ops import Op
+from migproxy.arena import segment
+from migproxy.arena.heap import Heap
+from migproxy.arena.memory_unsafe import copy_in, copy_out
+from migproxy.arena.ring import Producer
+from migproxy.errors import CudaError, ProtocolError, SessionError, SessionLost
+from migproxy.session import connect
+from migproxy.session.device_memory import DeviceMemory
+
+CUDA_ERROR_NOT_INITIALIZED = 3
+CUDA_ERROR_NOT_SUPPORTED = 801
+_REPLY_GUESS = 4096
+
+
+class LibraryCallError(SessionError):
+    """A library call failed in the executor with the library's own error.
+
+    Attributes
+    ----------
+    facts : dict
+        ``type`` (class name), ``status`` (int), ``message`` (str).
+    """
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        super().__init__(facts.get("message", ""))
+        self.facts = facts
+
+
+class Session:
+    """A connection to one executor.
+
+    Parameters
+    ----------
+    connection : connect.Connection
+        What the broker answered: descriptors of the arena's segments, address windows, facts of the device, quota.
+    """
+
+    def __init__(self, connection: connect.Connection) -> None:
+        welcome = connection.welcome
+        self._connection = connection
+        self.id = welcome.session_id
+        self.function_id = welcome.function_id
+        self.facts = welcome.device
+        self.quota = welcome.quota
+        self.pid = os.getpid()
+        windows = welcome.windows
+        self.windows = windows
+        self._map_arena(windows, connection.segment_fds, welcome.segment_sizes)
+        self.ring = Producer(windows.arena_base)
+        self.device = DeviceMemory(self, windows.device_base, windows.device_size // 2, welcome.quota)
+        self._in_use: deque[tuple[int, int]] = deque()
+        self._in_use_lock = threading.Lock()
+        self._lost_reason = ""
+        self.closed = False
+        _thread.start_new_thread(self._watch, (connection.socket,))
+
+    def _map_arena(self, windows: control.Windows, fds: list[int], sizes: list[int]) -> None:
+        address = windows.arena_base
+        connection_windows = self._connection.reserved
+        for reserved in connection_windows:
+            segment.release_window(reserved)
+        segment.reserve_at(windows.device_base, windows.device_size)
+        for index, (fd, size) in enumerate(zip(fds, sizes, strict=True)):
+            segment.map_at(fd, address, size)
+            if index == 0:
+                self.heap = Heap(address + layout.HEAP_OFFSET, size - layout.HEAP_OFFSET)
+            else:
+                self.heap.add_segment(address, size)
+            address += size
+            os.close(fd)
+        self._arena_end = address
+        segment.reserve_at(address, windows.arena_base + windows.arena_size - address)
+
+    # -- life ------------------------------------------------------------------------------------------------------
+    def _watch(self, socket: Any) -> None:
+        """Wait for the broker's word that the executor is gone; runs in a thread that Python's threading does not list."""
+        while True:
+            try:
+                message, fds = connect.receive(socket)
+            except (OSError, msgspec.MsgspecError):
+                message, fds = None, []
+            if isinstance(message, control.Grown):
+                self._grown = (message, fds)
+                self._grown_event.set()
+                continue
+            if self.closed or os.getpid() != self.pid:
+                return
+            self._lost_reason = message.reason if isinstance(message, control.Lost) else "the broker is gone"
+            self.ring.mark_lost()
+            return
+
+    _grown: tuple[control.Grown, list[int]] | None = None
+    _grown_event = threading.Event()
+
+    def check(self) -> None:
+        """Raise what makes every later call fail: a dead context or a lost session."""
+        status = self.ring.sticky_status()
+        if status:
+            raise CudaError(status)
+        state = self.ring.state()
+        if state >= layout.STATE_CLOSED:
+            raise SessionLost(self._lost_reason or "the executor is gone")
+
+    def lost_error(self) -> SessionLost:
+        """The error for calls on a lost session."""
+        return SessionLost(self._lost_reason or "the executor is gone")
+
+    def close(self) -> None:
+        """End the session in order; the executor finishes what was submitted."""
+        if self.closed or os.getpid() != self.pid:
+            return
+        self.closed = True
+        with contextlib.suppress(SessionError, CudaError, OSError):
+            self.call(Op.CLOSE, b"", timeout=10.0)
+        with contextlib.suppress(OSError):
+            connect.send(self._connection.socket, control.Goodbye())
+            self._connection.socket.close()
+
+    # -- commands --------------------------------------------------------------------------------------------------
+    def post(self, op: Op, payload: bytes, stream: int = 0) -> int:
+        """Submit a command that needs no reply; returns its number."""
+        self.check()
+        if len(payload) <= layout.INLINE_PAYLOAD:
+            return self.ring.submit(op, payload, stream=stream)
+        address = self.allocate(len(payload))
+        copy_in(address, payload)
+        number = self.ring.submit(op, b"", stream=stream, spill=(address, len(payload)))
+        self.release_when_retired(number, address)
+        return number
+
+    def call(self, op: Op, payload: bytes, stream: int = 0, timeout: float | None = None) -> bytes:
+        """Submit a command and wait for its reply.
+
+        Raises
+        ------
+        CudaError
+            The command failed with a CUDA status, or an earlier command without reply did.
+        LibraryCallError
+            A library call failed with the library's own error.
+        ProtocolError
+            The executor refused the command as malformed.
+        SessionLost
+            Executor or broker are gone.
+        """
+        self.check()
+        spilled = 0
+        if len(payload) > layout.INLINE_PAYLOAD:
+            spilled = self.allocate(len(payload))
+            copy_in(spilled, payload)
+            number = self.ring.submit(op, b"", stream=stream, flags=layout.FLAG_WAIT, spill=(spilled, len(payload)))
+        else:
+            number = self.ring.submit(op, payload, stream=stream, flags=layout.FLAG_WAIT)
+        try:
+            return self.finish(number, timeout)
+        finally:
+            if spilled:
+                self.release_when_retired(number, spilled)
+
+    def finish(self, number: int, timeout: float | None = None) -> bytes:
+        """Wait for the reply to command `number` and raise what it says."""
+        status, data = self.ring.wait(number, timeout)
+        if status == layout.STATUS_TOO_LONG:
+            data = self._fetch(int.from_bytes(data[:8], "little"), number)
+            status = 0
+        if status == 0:
+            deferred = self.ring.take_deferred_status()
+            if deferred:
+                raise CudaError(deferred, "from an earlier command")
+            return data
+        if status > 0:
+            raise CudaError(status, data.decode("utf-8", "replace"))
+        if status == layout.STATUS_LIBRARY:
+            raise LibraryCallError(msgspec.msgpack.decode(data, type=dict[str, Any]))
+        if status == layout.STATUS_REFUSED:
+            raise CudaError(CUDA_ERROR_NOT_SUPPORTED, data.decode("utf-8", "replace"))
+        raise ProtocolError(data.decode("utf-8", "replace") or "the executor refused a command")
+
+    def _fetch(self, size: int, number: int) -> bytes:
+        """Fetch a reply that did not fit its line into a buffer of the heap."""
+        address = self.allocate(size)
+        try:
+            fetch = self.ring.submit(
+                Op.FETCH_REPLY,
+                number.to_bytes(8, "little"),
+                flags=layout.FLAG_WAIT,
+                reply_address=address,
+                reply_capacity=size,
+            )
+            status, data = self.ring.wait(fetch, None)
+            if status:
+                raise ProtocolError(data.decode("utf-8", "replace"))
+            return copy_out(address, size)
+        finally:
+            self.heap.free(address)
+
+    # -- arena memory ----------------------------------------------------------------------------------------------
+    def allocate(self, size: int) -> int:
+        """Allocate arena memory; grows the arena, then waits for memory in use, before it gives up.
+
+        Raises
+        ------
+        CudaError
+            2 (out of memory): the arena is full and cannot grow.
+        """
+        address = self.heap.allocate(size, 64)
+        if address:
+            return address
+        self.drain()
+        address = self.heap.allocate(size, 64)
+        if not address and self.grow(size):
+            address = self.heap.allocate(size, 64)
+        while not address and self._in_use:
+            with self._in_use_lock:
+                number = self._in_use[0][0] if self._in_use else 0
+            self.ring.wait_host_retired(number)
+            self.drain()
+            address = self.heap.allocate(size, 64)
+        if not address:
+            raise CudaError(2, f"the arena has no room for {size} bytes")
+        return address
+
+    def grow(self, size: int) -> bool:
+        """Ask the broker for a further segment with room for `size` bytes."""
+        with _grow_lock:
+            self._grown_event.clear()
+            connect.send(self._connection.socket, control.GrowArena(size=size + (1 << 20)))
+            if not self._grown_event.wait(30.0) or self._grown is None:
+                return False
+            message, fds = self._grown
+            if not message.size or not fds:
+                return False
+            end = self._arena_end
+            segment.map_over(fds[0], end, message.size)
+            os.close(fds[0])
+            self.heap.add_segment(end, message.size)
+            self._arena_end = end + message.size
+            return True
+
+    def release_when_retired(self, number: int, address: int) -> None:
+        """Free an arena block once the executor no longer uses host memory named by command `number`."""
+        with self._in_use_lock:
+            self._in_use.append((number, address))
+        if len(self._in_use) > 64:
+            self.drain()
+
+    def drain(self) -> None:
+        """Free the blocks whose commands have retired."""
+        retired = self.ring.host_retired()
+        with self._in_use_lock:
+            while self._in_use and self._in_use[0][0] < retired:
+                self.heap.free(self._in_use.popleft()[1])
+
+
+_session_lock = threading.RLock()
+_grow_lock = threading.Lock()
+_current: Session | None = None
+_forgotten: list[Session] = []
+_on_new_session: list[Callable[[Session], None]] = []
+
+
+def current() -> Session:
+    """Return this process's session; connects at the first call.
+
+    Raises
+    ------
+    SessionLost
+        No broker, or the session broke.
+    AdmissionError
+        The broker refused.
+    """
+    session = _current
+    if session is not None:
+        return session
+    return _open()
+
+
+def opened() -> Session | None:
+    """Return this process's session if there is one, without connecting."""
+    return _current
+
+
+def on_new_session(callback: Callable[[Session], None]) -> None:
+    """Call `callback` with each session this process opens (again after a fork)."""
+    _on_new_session.append(callback)
+
+
+def _open() -> Session:
+    global _current
+    with _session_lock:
+        if _current is None:
+            connection = connect.open_connection()
+            session = Session(connection)
+            _current = session
+            for callback in _on_new_session:
+                callback(session)
+            atexit.register(session.close)
+        return _current
+
+
+def _forget_after_fork() -> None:
+    """In a forked child: the parent's session is not ours; its mappings stay until the arena's fork hooks replace them."""
+    global _current, _session_lock, _grow_lock
+    _session_lock = threading.RLock()
+    _grow_lock = threading.Lock()
+    if _current is not None:
+        _forgotten.append(_current)
+        _current = None
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
