@@ -10,7 +10,7 @@ import pytest
 from migproxy.softgpu import libraries
 from migproxy.softgpu.libraries import names
 
-PRESENT = ["cublas", "thrust", "cub"]
+PRESENT = ["cublas", "thrust", "cub", "cufft"]
 
 
 @pytest.mark.parametrize("library", PRESENT)
