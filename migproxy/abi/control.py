@@ -66,10 +66,11 @@ class DeviceFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Hello(Message):
-    """Function → broker: the first message.
+    """Function → broker: the first message; two descriptors may come with it, the function's stdout and stderr.
 
     `memory` is the quota asked for in bytes (0: the broker's default); `function_id` joins the sessions of one process tree (empty
-    for the first); `libraries` maps distribution names to versions, for the compatibility check.
+    for the first); `libraries` maps distribution names to versions, for the compatibility check; `wait_s` is how long the broker may
+    let it wait for room (negative: as long as the broker's limit says).
     """
 
     protocol: int
@@ -80,6 +81,7 @@ class Hello(Message):
     libraries: dict[str, str]
     function_id: str = ""
     program: str = ""
+    wait_s: float = -1.0
 
 
 class Welcome(Message):

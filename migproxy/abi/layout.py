@@ -69,6 +69,7 @@ STATUS_PROTOCOL = -1  # refused: malformed; data is a UTF-8 message
 STATUS_TOO_LONG = -2  # the reply needs more room: data is the needed size (u64); fetch it with Op.FETCH_REPLY
 STATUS_LIBRARY = -3  # a library call failed: data is a msgpack map that names the library's error
 STATUS_REFUSED = -4  # refused by name: not supported; data is a UTF-8 message
+STATUS_LIBRARY_LONG = -5  # as STATUS_LIBRARY, but the map must be fetched as after STATUS_TOO_LONG
 
 # -- hot payloads ----------------------------------------------------------------------------------------------------
 #: function handle u64; grid x, y, z, block x, y, z u32; dynamic shared bytes u32; LAUNCH_* flags u32;

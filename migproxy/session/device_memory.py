@@ -1,9 +1,9 @@
 """The function's ledger of device memory: places allocations, decides out-of-memory in the call, and maps granules on demand.
 
-Addresses are real device addresses inside the session's device window; the lower half is placed here, the upper half by the executor.
-Memory exists in granules of `DEVICE_GRANULE` bytes; a granule is mapped when the first allocation touches it and unmapped when
-its last one is gone and nothing submitted before the free can still use it. The executor checks every mapping against the
-quota again; its word counts.
+Addresses are real device addresses inside the session's device window; the lower half is placed here, the upper half by
+the executor. Memory is mapped in chunks of whole granules when the first allocation touches them, and unmapped, a chunk at a
+time, when its last allocation is gone and nothing submitted before the free can still use it. The executor checks every
+mapping against the quota again; its word counts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import threading
 from collections import deque
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from migproxy.abi import layout
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 CUDA_ERROR_INVALID_VALUE = 1
 CUDA_ERROR_OUT_OF_MEMORY = 2
-#: Mapped granules without allocations that are kept, so that code which allocates and frees in turn maps nothing.
+#: Chunks end at multiples of this, so that a large allocation can be unmapped in parts: the driver unmaps only what it mapped.
+CHUNK_SPAN = 32 << 20
+#: Mapped chunks without allocations that are kept, so that code which allocates and frees in turn maps nothing.
 KEEP_MAPPED = 64 << 20
 
 
@@ -51,17 +54,19 @@ class DeviceMemory:
         self._sizes: dict[int, int] = {}
         self._starts: list[int] = []
         self._foreign: dict[int, int] = {}
-        self._granule_users: dict[int, int] = {}
-        self._mapped: set[int] = set()
+        self._chunk_of: dict[int, int] = {}  # granule number → start of its chunk
+        self._chunk_sizes: dict[int, int] = {}
+        self._chunk_users: dict[int, int] = {}
+        self._mapped_bytes = 0
+        self._used_bytes = 0
         self._quarantine: deque[tuple[int, int, int]] = deque()
         self._frees = 0
 
     # -- queries ---------------------------------------------------------------------------------------------------
     @property
     def used(self) -> int:
-        """Bytes charged to the quota, granules kept in reserve left out."""
-        granules = len(self._granule_users)
-        return granules * DEVICE_GRANULE + self._session.ring.other_bytes()
+        """Bytes charged to the quota, chunks kept in reserve left out."""
+        return self._used_bytes + self._session.ring.other_bytes()
 
     def info(self) -> tuple[int, int]:
         """Return (free, total) in bytes, as ``cuMemGetInfo`` does."""
@@ -110,9 +115,7 @@ class DeviceMemory:
         """
         if size <= 0:
             raise CudaError(CUDA_ERROR_INVALID_VALUE)
-        rounded = (size + DEVICE_ALIGN - 1) // DEVICE_ALIGN * DEVICE_ALIGN
-        if rounded > DEVICE_GRANULE:
-            rounded = (rounded + DEVICE_GRANULE - 1) // DEVICE_GRANULE * DEVICE_GRANULE
+        rounded = _rounded(size)
         with self.lock:
             self._drain()
             address = self._try_place(rounded)
@@ -141,11 +144,8 @@ class DeviceMemory:
             if size is None:
                 raise CudaError(CUDA_ERROR_INVALID_VALUE, f"{pointer:#x} was not allocated by this session")
             self._starts.pop(bisect.bisect_left(self._starts, pointer))
-            rounded = (size + DEVICE_ALIGN - 1) // DEVICE_ALIGN * DEVICE_ALIGN
-            if rounded > DEVICE_GRANULE:
-                rounded = (rounded + DEVICE_GRANULE - 1) // DEVICE_GRANULE * DEVICE_GRANULE
             self._frees += 1
-            self._quarantine.append((self._frees, pointer, rounded))
+            self._quarantine.append((self._frees, pointer, _rounded(size)))
             self._session.post(Op.FREE_MARK, b"")
 
     # -- internals; all need the lock ------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ class DeviceMemory:
             if address + size > start + block:
                 continue
             first, last = address // DEVICE_GRANULE, (address + size - 1) // DEVICE_GRANULE
-            new = sum(1 for granule in range(first, last + 1) if granule not in self._mapped)
+            new = sum(1 for granule in range(first, last + 1) if granule not in self._chunk_of)
             candidate = (new, block, start, address)
             if best is None or candidate < best:
                 best = candidate
@@ -177,22 +177,32 @@ class DeviceMemory:
 
     def _map(self, address: int, size: int) -> bool:
         first, last = address // DEVICE_GRANULE, (address + size - 1) // DEVICE_GRANULE
-        fresh_users = sum(1 for granule in range(first, last + 1) if granule not in self._granule_users)
-        if self.used + fresh_users * DEVICE_GRANULE > self.quota:
+        missing = [granule for granule in range(first, last + 1) if granule not in self._chunk_of]
+        fresh = len(missing) * DEVICE_GRANULE
+        present = {self._chunk_of[granule] for granule in range(first, last + 1) if granule in self._chunk_of}
+        revived = sum(self._chunk_sizes[chunk] for chunk in present if not self._chunk_users.get(chunk))
+        if self.used + fresh + revived > self.quota:
             return False
-        missing = [granule for granule in range(first, last + 1) if granule not in self._mapped]
-        spare = len(self._mapped) - len(self._granule_users) - (last + 1 - first - len(missing))
-        mapped_after = (len(self._mapped) + len(missing)) * DEVICE_GRANULE + self._session.ring.other_bytes()
-        if mapped_after > self.quota and spare > 0:
-            self._unmap_spare(0, keep=range(first, last + 1))
+        if self._mapped_bytes + fresh + self._session.ring.other_bytes() > self.quota:
+            self._unmap_spare(0, keep=present)
         for run_start, run_end in _runs(missing):
-            self._session.post(
-                Op.MAP, layout.RANGE.pack(run_start * DEVICE_GRANULE, (run_end - run_start) * DEVICE_GRANULE)
-            )
-        self._mapped.update(missing)
-        for granule in range(first, last + 1):
-            self._granule_users[granule] = self._granule_users.get(granule, 0) + 1
+            self._map_run(run_start * DEVICE_GRANULE, run_end * DEVICE_GRANULE)
+        for chunk in {self._chunk_of[granule] for granule in range(first, last + 1)}:
+            users = self._chunk_users.get(chunk, 0)
+            if not users:
+                self._used_bytes += self._chunk_sizes[chunk]
+            self._chunk_users[chunk] = users + 1
         return True
+
+    def _map_run(self, start: int, end: int) -> None:
+        while start < end:
+            stop = min(end, (start // CHUNK_SPAN + 1) * CHUNK_SPAN)
+            self._session.post(Op.MAP, layout.RANGE.pack(start, stop - start))
+            self._chunk_sizes[start] = stop - start
+            self._mapped_bytes += stop - start
+            for granule in range(start // DEVICE_GRANULE, stop // DEVICE_GRANULE):
+                self._chunk_of[granule] = start
+            start = stop
 
     def _cut(self, start: int, block: int, address: int, size: int) -> None:
         index = bisect.bisect_left(self._free_starts, start)
@@ -218,12 +228,12 @@ class DeviceMemory:
 
     def _give_back(self, address: int, size: int) -> None:
         first, last = address // DEVICE_GRANULE, (address + size - 1) // DEVICE_GRANULE
-        for granule in range(first, last + 1):
-            users = self._granule_users[granule] - 1
+        for chunk in {self._chunk_of[granule] for granule in range(first, last + 1)}:
+            users = self._chunk_users.pop(chunk) - 1
             if users:
-                self._granule_users[granule] = users
+                self._chunk_users[chunk] = users
             else:
-                del self._granule_users[granule]
+                self._used_bytes -= self._chunk_sizes[chunk]
         index = bisect.bisect_left(self._free_starts, address)
         start, end = address, address + size
         if index < len(self._free_starts) and self._free_starts[index] == end:
@@ -237,19 +247,26 @@ class DeviceMemory:
                 index -= 1
         self._free_starts.insert(index, start)
         self._free_sizes[start] = end - start
-        if (len(self._mapped) - len(self._granule_users)) * DEVICE_GRANULE > KEEP_MAPPED:
+        if self._mapped_bytes - self._used_bytes > KEEP_MAPPED:
             self._unmap_spare(KEEP_MAPPED // 2)
 
-    def _unmap_spare(self, leave: int, keep: range = range(0)) -> None:
-        spare = sorted(
-            granule for granule in self._mapped if granule not in self._granule_users and granule not in keep
-        )
-        surplus = spare[leave // DEVICE_GRANULE :]
-        for run_start, run_end in _runs(surplus):
-            self._session.post(
-                Op.UNMAP, layout.RANGE.pack(run_start * DEVICE_GRANULE, (run_end - run_start) * DEVICE_GRANULE)
-            )
-        self._mapped.difference_update(surplus)
+    def _unmap_spare(self, leave: int, keep: Collection[int] = ()) -> None:
+        for chunk in [chunk for chunk in self._chunk_sizes if chunk not in self._chunk_users and chunk not in keep]:
+            if self._mapped_bytes - self._used_bytes <= leave:
+                break
+            size = self._chunk_sizes.pop(chunk)
+            self._session.post(Op.UNMAP, layout.RANGE.pack(chunk, size))
+            self._mapped_bytes -= size
+            for granule in range(chunk // DEVICE_GRANULE, (chunk + size) // DEVICE_GRANULE):
+                del self._chunk_of[granule]
+
+
+def _rounded(size: int) -> int:
+    """Return what an allocation of `size` bytes takes: aligned, and whole granules from one granule on."""
+    rounded = (size + DEVICE_ALIGN - 1) // DEVICE_ALIGN * DEVICE_ALIGN
+    if rounded > DEVICE_GRANULE:
+        rounded = (rounded + DEVICE_GRANULE - 1) // DEVICE_GRANULE * DEVICE_GRANULE
+    return rounded
 
 
 def _runs(granules: list[int]) -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
 """One process's session: its arena, command ring, heap and address windows.
 
-Lock order: ``_session_lock`` (making and dropping the process's session) → `DeviceMemory.lock` → the producer's own lock. The heap's
-spin lock is innermost and is held for no call.
+Lock order: ``_session_lock`` (making and dropping the process's session) → `DeviceMemory.lock` → the producer's own lock.
+The heap's spin lock is innermost and is held for no call.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Session:
 
     # -- life ------------------------------------------------------------------------------------------------------
     def _watch(self, socket: Any) -> None:
-        """Wait for the broker's word that the executor is gone; runs in a thread that Python's threading does not list."""
+        """Wait for the broker's word that the executor is gone; the thread does not show in `threading`."""
         while True:
             try:
                 message, fds = connect.receive(socket)
@@ -182,6 +182,9 @@ class Session:
         if status == layout.STATUS_TOO_LONG:
             data = self._fetch(int.from_bytes(data[:8], "little"), number)
             status = 0
+        elif status == layout.STATUS_LIBRARY_LONG:
+            data = self._fetch(int.from_bytes(data[:8], "little"), number)
+            status = layout.STATUS_LIBRARY
         if status == 0:
             deferred = self.ring.take_deferred_status()
             if deferred:
@@ -318,7 +321,7 @@ def _open() -> Session:
 
 
 def _forget_after_fork() -> None:
-    """In a forked child: the parent's session is not ours; its mappings stay until the arena's fork hooks replace them."""
+    """In a forked child: the parent's session is not ours; the arena's fork hooks replace its mappings."""
     global _current, _session_lock, _grow_lock
     _session_lock = threading.RLock()
     _grow_lock = threading.Lock()

@@ -14,9 +14,10 @@ import msgspec
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
 from migproxy.abi.replies import FunctionReply
-from migproxy.arena.memory_unsafe import read_u32, read_u64
+from migproxy.arena.memory_unsafe import copy_out, read_u32, read_u64
 from migproxy.errors import CudaError
 from migproxy.session.session import current
+from migproxy.softgpu import container
 
 CUDA_ERROR_INVALID_VALUE = 1
 CUDA_ERROR_INVALID_IMAGE = 200
@@ -208,6 +209,8 @@ def image_size(address: int) -> int:
     CudaError
         200 for anything else.
     """
+    if container.is_container(copy_out(address, 8)):
+        return container.length(copy_out(address, container.HEADER.size))
     magic = read_u32(address)
     if magic == _FATBIN_MAGIC:
         return (read_u32(address + 4) >> 16) + read_u64(address + 8)

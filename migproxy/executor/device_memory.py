@@ -1,0 +1,143 @@
+"""The executor's side of device memory: maps chunks at the addresses the function chose, and holds the quota.
+
+What counts is kept here: bytes mapped, and other bytes (context, modules, libraries) as the driver's free memory shows them.
+"""
+
+from __future__ import annotations
+
+import bisect
+import ctypes
+import struct
+
+from migproxy.abi.protocol import DEVICE_GRANULE
+from migproxy.errors import CudaError
+from migproxy.executor.driver import AnyDriver
+
+CUDA_ERROR_INVALID_VALUE = 1
+CUDA_ERROR_OUT_OF_MEMORY = 2
+
+# CUmemAllocationProp: type pinned, no exportable handle, location device 0; no compression, no RDMA
+_PROPERTIES = struct.pack("<iiiiQ8x", 1, 0, 1, 0, 0)
+# CUmemAccessDesc: location device 0, read and write
+_ACCESS = struct.pack("<iii", 1, 0, 3)
+
+
+class DeviceMemory:
+    """The session's device window.
+
+    Parameters
+    ----------
+    driver : AnyDriver
+    base, size : int
+        The reserved window.
+    quota : int
+        Bytes in all.
+    """
+
+    def __init__(self, driver: AnyDriver, base: int, size: int, quota: int) -> None:
+        self._driver = driver
+        self.base = base
+        self.size = size
+        self.quota = quota
+        self.other_bytes = 0
+        self.mapped_bytes = 0
+        self.peak_bytes = 0
+        self._chunks: dict[int, tuple[int, int]] = {}
+        self._starts: list[int] = []
+        self._foreign: dict[int, int] = {}
+        self._properties = ctypes.create_string_buffer(_PROPERTIES)
+        self._access = ctypes.create_string_buffer(_ACCESS)
+
+    def charge_other(self, size: int) -> None:
+        """Charge `size` bytes that the driver took besides the chunks (negative: gave back)."""
+        self.other_bytes = max(0, self.other_bytes + size)
+        self.peak_bytes = max(self.peak_bytes, self.mapped_bytes + self.other_bytes)
+
+    def map(self, address: int, size: int) -> None:
+        """Map fresh memory at [address, address + size).
+
+        Raises
+        ------
+        CudaError
+            1 for a range that is misaligned, outside the window or mapped already; 2 beyond the quota.
+        """
+        inside = self.base <= address and address + size <= self.base + self.size
+        if (
+            size <= 0
+            or address % DEVICE_GRANULE
+            or size % DEVICE_GRANULE
+            or not inside
+            or self._overlaps(address, size)
+        ):
+            raise CudaError(CUDA_ERROR_INVALID_VALUE, f"cannot map {size} bytes at {address:#x}")
+        if self.mapped_bytes + self.other_bytes + size > self.quota:
+            raise CudaError(CUDA_ERROR_OUT_OF_MEMORY, "beyond the quota")
+        driver = self._driver
+        handle = driver.out("cuMemCreate", size, ctypes.addressof(self._properties), 0)
+        try:
+            driver.call("cuMemMap", address, size, 0, handle, 0)
+            driver.call("cuMemSetAccess", address, size, ctypes.addressof(self._access), 1)
+        except CudaError:
+            driver.status("cuMemUnmap", address, size)
+            driver.status("cuMemRelease", handle)
+            raise
+        self._chunks[address] = (size, handle)
+        bisect.insort(self._starts, address)
+        self.mapped_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.mapped_bytes + self.other_bytes)
+
+    def unmap(self, address: int, size: int) -> None:
+        """Unmap one chunk; nothing submitted may still use it.
+
+        Raises
+        ------
+        CudaError
+            1 when [address, address + size) is not a chunk.
+        """
+        chunk = self._chunks.get(address)
+        if chunk is None or chunk[0] != size:
+            raise CudaError(CUDA_ERROR_INVALID_VALUE, f"no chunk of {size} bytes at {address:#x}")
+        self._driver.call("cuMemUnmap", address, size)
+        self._driver.call("cuMemRelease", chunk[1])
+        del self._chunks[address]
+        del self._starts[bisect.bisect_left(self._starts, address)]
+        self.mapped_bytes -= size
+
+    def _overlaps(self, address: int, size: int) -> bool:
+        index = bisect.bisect_right(self._starts, address) - 1
+        if index >= 0 and self._starts[index] + self._chunks[self._starts[index]][0] > address:
+            return True
+        return index + 1 < len(self._starts) and self._starts[index + 1] < address + size
+
+    def adopt(self, base: int, size: int) -> None:
+        """Count memory the driver placed (module globals, …) as the session's."""
+        self._foreign[base] = size
+
+    def disown(self, base: int) -> None:
+        """Undo `adopt`."""
+        self._foreign.pop(base, None)
+
+    def check_range(self, address: int, size: int) -> None:
+        """Raise CUDA_ERROR_INVALID_VALUE unless the range is the session's mapped memory."""
+        end = address + size
+        position = address
+        while position < end:
+            index = bisect.bisect_right(self._starts, position) - 1
+            if index < 0:
+                break
+            start = self._starts[index]
+            stop = start + self._chunks[start][0]
+            if position >= stop:
+                break
+            position = stop
+        if position >= end and size >= 0:
+            return
+        for base, length in self._foreign.items():
+            if base <= address and end <= base + length:
+                return
+        raise CudaError(CUDA_ERROR_INVALID_VALUE, f"{size} bytes at {address:#x} are not this session's memory")
+
+    def release_all(self) -> None:
+        """Unmap everything at the end of the session."""
+        for address, (size, _) in list(self._chunks.items()):
+            self.unmap(address, size)

@@ -1,0 +1,153 @@
+"""The driver boundary: libcuda's C ABI, from the real library or from the software GPU.
+
+The executor calls functions by their unversioned names with raw integers (pointers as addresses); each returns the
+``CUresult``. For a real GPU every function pointer comes from ``cuGetProcAddress`` for one ABI version, so that struct layouts are the ones
+the handlers were written for; functions a newer driver adds are reached by asking for their version.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from migproxy.errors import CudaError, MigproxyError
+
+#: The ABI the handlers are written for: CUDA 12.8.
+ABI_VERSION = 12080
+CUDA_SUCCESS = 0
+CUDA_ERROR_NOT_READY = 600
+
+
+class Driver(Protocol):
+    """What the handlers need of a driver."""
+
+    kind: str
+
+    def status(self, name: str, *arguments: int) -> int:
+        """Call a driver function and return its ``CUresult``."""
+
+    def pointer(self, name: str) -> int:
+        """Return a C function pointer."""
+
+    @property
+    def detail(self) -> str:
+        """What the driver knows about its last failure beyond the status."""
+
+
+class _Base:
+    """Conveniences over `status`."""
+
+    kind = ""
+
+    def status(self, name: str, *arguments: int) -> int:
+        raise NotImplementedError
+
+    @property
+    def detail(self) -> str:
+        return ""
+
+    def call(self, name: str, *arguments: int) -> None:
+        """Call a driver function; raises CudaError unless it succeeds."""
+        status = self.status(name, *arguments)
+        if status:
+            raise CudaError(status, self.detail or name)
+
+    def out(self, name: str, *arguments: int, before: tuple[int, ...] = (), kind: Any = ctypes.c_uint64) -> int:
+        """Call ``name(*before, &value, *arguments)`` and return the value it wrote."""
+        value = kind(0)
+        self.call(name, *before, ctypes.addressof(value), *arguments)
+        result: int = value.value
+        return result
+
+
+class NativeDriver(_Base):
+    """The real libcuda.
+
+    Raises
+    ------
+    MigproxyError
+        libcuda cannot be loaded.
+    """
+
+    kind = "gpu"
+
+    def __init__(self) -> None:
+        try:
+            self._library = ctypes.CDLL("libcuda.so.1")
+        except OSError as error:
+            raise MigproxyError(f"libcuda.so.1 cannot be loaded: {error}") from error
+        self._functions: dict[tuple[str, int], Callable[..., int]] = {}
+        self._pointers: dict[tuple[str, int], int] = {}
+        self._library.cuGetProcAddress_v2.argtypes = [
+            ctypes.c_char_p,
+            ctypes.c_void_p,
+            ctypes.c_int,
+            ctypes.c_uint64,
+            ctypes.c_void_p,
+        ]
+
+    def pointer(self, name: str, version: int = ABI_VERSION) -> int:
+        """Return the address of a driver function for one ABI version.
+
+        Raises
+        ------
+        CudaError
+            801 when this driver does not have it.
+        """
+        key = name, version
+        address = self._pointers.get(key)
+        if address is None:
+            found = ctypes.c_void_p()
+            # Flags 1: the legacy default stream; per-thread streams are made explicit in the function.
+            self._library.cuGetProcAddress_v2(name.encode(), ctypes.addressof(found), version, 1, None)
+            if not found.value:
+                raise CudaError(801, f"{name} is not in this driver")
+            address = self._pointers[key] = found.value
+        return address
+
+    def function(self, name: str, arity: int, version: int = ABI_VERSION) -> Callable[..., int]:
+        """Return a callable over 64-bit integers; smaller C integers read the low part of their register."""
+        return ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_uint64] * arity)(self.pointer(name, version))
+
+    def status(self, name: str, *arguments: int) -> int:
+        key = name, len(arguments)
+        function = self._functions.get(key)
+        if function is None:
+            function = self._functions[key] = self.function(name, len(arguments))
+        return function(*arguments)
+
+
+class SoftwareDriver(_Base):
+    """The software GPU, in this process."""
+
+    kind = "software"
+
+    def __init__(self) -> None:
+        from migproxy.softgpu.libcuda import SoftCuda
+
+        self.device = SoftCuda()
+
+    def status(self, name: str, *arguments: int) -> int:
+        return int(getattr(self.device, name)(*arguments))
+
+    def pointer(self, name: str) -> int:
+        return int(self.device.callback_pointer(name))
+
+    @property
+    def detail(self) -> str:
+        return str(self.device.last_error_detail or "")
+
+
+AnyDriver = NativeDriver | SoftwareDriver
+
+
+def open_driver(device: str) -> AnyDriver:
+    """Open the driver for a device as the broker names it: ``"software"``, an index, or a MIG UUID.
+
+    A real device is chosen by ``CUDA_VISIBLE_DEVICES``, which the broker set before this process started, so that the
+    executor sees exactly one.
+    """
+    driver: AnyDriver = SoftwareDriver() if device == "software" else NativeDriver()
+    driver.call("cuInit", 0)
+    return driver

@@ -1,0 +1,1 @@
+"""Handlers of operations, one file per family; see ``executor/dispatch.py``."""

@@ -1,0 +1,65 @@
+"""Events."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from typing import TYPE_CHECKING
+
+from migproxy.abi import layout
+from migproxy.abi.ops import Op
+from migproxy.executor.dispatch import PENDING, Result, handles
+
+if TYPE_CHECKING:
+    from migproxy.arena.ring import Command
+    from migproxy.executor.state import SessionState
+
+_PAIR = struct.Struct("<QQ")
+_FLOAT = struct.Struct("<f")
+
+
+@handles(Op.EVENT_CREATE)
+def event_create(state: SessionState, command: Command) -> Result:
+    handle, flags, _ = layout.CREATE.unpack_from(command.payload)
+    # CU_EVENT_INTERPROCESS (4) asks for more than a session may have.
+    event = state.driver.out("cuEventCreate", flags & 3)
+    state.handles.enter(layout.KIND_EVENT, handle, event)
+    return None
+
+
+@handles(Op.EVENT_DESTROY)
+def event_destroy(state: SessionState, command: Command) -> Result:
+    (handle,) = layout.HANDLE.unpack_from(command.payload)
+    state.driver.call("cuEventDestroy", state.handles.remove(layout.KIND_EVENT, handle))
+    return None
+
+
+@handles(Op.EVENT_RECORD)
+def event_record(state: SessionState, command: Command) -> Result:
+    handle, _flags = layout.EVENT.unpack_from(command.payload)
+    state.driver.call("cuEventRecord", state.handles.real(layout.KIND_EVENT, handle), state.stream(command.stream))
+    return None
+
+
+@handles(Op.EVENT_QUERY)
+def event_query(state: SessionState, command: Command) -> Result:
+    (handle,) = layout.HANDLE.unpack_from(command.payload)
+    state.driver.call("cuEventQuery", state.handles.real(layout.KIND_EVENT, handle))
+    return None
+
+
+@handles(Op.EVENT_SYNC)
+def event_sync(state: SessionState, command: Command) -> Result:
+    (handle,) = layout.HANDLE.unpack_from(command.payload)
+    event = state.handles.real(layout.KIND_EVENT, handle)
+    number = command.number
+    state.completions.after_event(event, lambda status: state.reply(number, status))
+    return PENDING
+
+
+@handles(Op.EVENT_ELAPSED)
+def event_elapsed(state: SessionState, command: Command) -> Result:
+    start, end = (state.handles.real(layout.KIND_EVENT, handle) for handle in _PAIR.unpack_from(command.payload))
+    value = ctypes.c_float()
+    state.driver.call("cuEventElapsedTime", ctypes.addressof(value), start, end)
+    return _FLOAT.pack(value.value)

@@ -1,0 +1,75 @@
+"""Streams and what waits for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from migproxy.abi import layout
+from migproxy.abi.ops import Op
+from migproxy.executor.dispatch import PENDING, Result, handles
+
+if TYPE_CHECKING:
+    from migproxy.arena.ring import Command
+    from migproxy.executor.state import SessionState
+
+
+@handles(Op.STREAM_CREATE)
+def stream_create(state: SessionState, command: Command) -> Result:
+    handle, flags, priority = layout.CREATE.unpack_from(command.payload)
+    stream = state.driver.out("cuStreamCreateWithPriority", flags & 1, priority & 0xFFFFFFFF)
+    state.handles.enter(layout.KIND_STREAM, handle, stream)
+    return None
+
+
+@handles(Op.STREAM_DESTROY)
+def stream_destroy(state: SessionState, command: Command) -> Result:
+    (handle,) = layout.HANDLE.unpack_from(command.payload)
+    stream = state.handles.remove(layout.KIND_STREAM, handle)
+    state.capturing.pop(handle, None)
+    state.driver.call("cuStreamDestroy", stream)
+    return None
+
+
+@handles(Op.STREAM_WAIT_EVENT)
+def stream_wait_event(state: SessionState, command: Command) -> Result:
+    handle, flags = layout.EVENT.unpack_from(command.payload)
+    event = state.handles.real(layout.KIND_EVENT, handle)
+    state.driver.call("cuStreamWaitEvent", state.stream(command.stream), event, flags)
+    return None
+
+
+@handles(Op.STREAM_SYNC)
+def stream_sync(state: SessionState, command: Command) -> Result:
+    number = command.number
+    state.completions.after_stream(state.stream(command.stream), lambda status: state.reply(number, status))
+    return PENDING
+
+
+@handles(Op.STREAM_QUERY)
+def stream_query(state: SessionState, command: Command) -> Result:
+    state.driver.call("cuStreamQuery", state.stream(command.stream))
+    return None
+
+
+@handles(Op.CONTEXT_SYNC)
+def context_sync(state: SessionState, command: Command) -> Result:
+    """Reply once every stream of the session has done what was submitted so far."""
+    number = command.number
+    streams = [0, *state.handles.all(layout.KIND_STREAM).values()]
+    if state.capturing:
+        streams = [stream for stream in streams if stream and stream not in state.capturing.values()]
+    left = len(streams)
+    failed = 0
+
+    def done(status: int) -> None:
+        nonlocal left, failed
+        left -= 1
+        failed = failed or status
+        if left == 0:
+            state.reply(number, failed)
+
+    if not streams:
+        return None
+    for stream in streams:
+        state.completions.after_stream(stream, done)
+    return PENDING

@@ -1,0 +1,82 @@
+"""The session's handle tables: what the function names, and what it is on the device.
+
+A handle is looked up in its kind's table and nowhere else, so a foreign or stale one can only be refused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from migproxy.abi import layout
+from migproxy.errors import CudaError
+
+CUDA_ERROR_INVALID_HANDLE = 400
+
+
+class Handles:
+    """Tables by kind.
+
+    Parameters
+    ----------
+    limit : int
+        The most handles one session may hold.
+    """
+
+    def __init__(self, limit: int = 1 << 20) -> None:
+        self._tables: dict[int, dict[int, int]] = {}
+        self._next: Counter[int] = Counter()
+        self._count = 0
+        self._limit = limit
+
+    def add(self, kind: int, real: int) -> int:
+        """Enter a real object under a new handle of this side's choosing, and return the handle."""
+        self._next[kind] += 1
+        handle = layout.make_handle(kind, self._next[kind])
+        self.enter(kind, handle, real)
+        return handle
+
+    def enter(self, kind: int, handle: int, real: int) -> None:
+        """Enter a real object under a handle that the function chose.
+
+        Raises
+        ------
+        CudaError
+            400 when the handle is not of this kind or already in use, 2 when the session holds too many.
+        """
+        table = self._tables.setdefault(kind, {})
+        if handle >> layout.HANDLE_KIND_SHIFT != kind or handle in table:
+            raise CudaError(CUDA_ERROR_INVALID_HANDLE, f"{layout.KIND_NAMES.get(kind, kind)} handle {handle:#x}")
+        if self._count >= self._limit:
+            raise CudaError(2, f"more than {self._limit} handles")
+        table[handle] = real
+        self._count += 1
+
+    def real(self, kind: int, handle: int) -> int:
+        """Return the real object.
+
+        Raises
+        ------
+        CudaError
+            400 for anything that is not a live handle of this kind.
+        """
+        try:
+            return self._tables[kind][handle]
+        except KeyError:
+            raise CudaError(
+                CUDA_ERROR_INVALID_HANDLE, f"{layout.KIND_NAMES.get(kind, kind)} handle {handle:#x}"
+            ) from None
+
+    def remove(self, kind: int, handle: int) -> int:
+        """Take a handle out of its table and return the real object."""
+        real = self.real(kind, handle)
+        del self._tables[kind][handle]
+        self._count -= 1
+        return real
+
+    def all(self, kind: int) -> dict[int, int]:
+        """Return the live handles of a kind with their real objects."""
+        return self._tables.get(kind, {})
+
+    def counts(self) -> dict[str, int]:
+        """Return how many live handles there are by kind's name."""
+        return {layout.KIND_NAMES.get(kind, str(kind)): len(table) for kind, table in self._tables.items() if table}

@@ -1,0 +1,155 @@
+"""Serving one session: prepare the device and the arena, then carry out commands until the session ends.
+
+One thread does everything that touches the ring and the device; a second only listens to the broker. The loop never blocks
+while work is on its way: it takes commands, polls completion records, and sleeps on its bell when there is neither.
+"""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import os
+import socket
+
+from migproxy.abi import control, layout, protocol
+from migproxy.arena import segment
+from migproxy.arena.ring import Consumer
+from migproxy.errors import CudaError, MigproxyError, SessionError
+from migproxy.executor import bootstrap
+from migproxy.executor.device_memory import DeviceMemory
+from migproxy.executor.dispatch import carry_out, load_handlers
+from migproxy.executor.driver import AnyDriver, open_driver
+from migproxy.executor.facts import nvml_free_memory, read_facts
+from migproxy.executor.handlers.callbacks import HostFunctions
+from migproxy.executor.plugin_host import PluginHost
+from migproxy.executor.state import SessionState
+
+log = logging.getLogger("migproxy.executor")
+
+#: Commands carried out between two looks at the completion records.
+BATCH = 64
+#: Idle polls before the loop sleeps between polls, and how long it then sleeps.
+SPINS = 50
+NAP = 50e-6
+#: An idle executor wakes this often, to notice what no bell announces.
+IDLE_NAP = 5.0
+
+
+def serve(spec: control.SessionSpec, fds: list[int], sock: socket.socket) -> None:
+    """Serve one session until it ends.
+
+    Parameters
+    ----------
+    spec : control.SessionSpec
+    fds : list of int
+        Descriptors of the arena's segments.
+    sock : socket.socket
+        The control socket to the broker.
+    """
+    load_handlers()
+    driver = open_driver(spec.device)
+    free_before = nvml_free_memory(driver)
+    context = driver.out("cuDevicePrimaryCtxRetain", 0)
+    driver.call("cuCtxSetCurrent", context)
+    context_bytes = max(0, free_before - nvml_free_memory(driver))
+    arena_base, arena_end = _map_arena(spec, fds)
+    device_base = driver.out(
+        "cuMemAddressReserve", spec.windows.device_size, protocol.DEVICE_GRANULE, spec.windows.device_base, 0
+    )
+    windows = control.Windows(arena_base, spec.windows.arena_size, device_base, spec.windows.device_size)
+    facts = read_facts(driver, spec.quota, context_bytes)
+    heap_start = arena_base + layout.HEAP_OFFSET
+    _register_host_memory(driver, heap_start, arena_end - heap_start)
+    consumer = Consumer(arena_base, [(heap_start, arena_end - heap_start)])
+    memory = DeviceMemory(driver, device_base, spec.windows.device_size, spec.quota)
+    memory.charge_other(context_bytes)
+    state = SessionState(driver, consumer, memory, spec, facts)
+    state.host_functions = HostFunctions(state)
+    state.plugins = PluginHost(state, spec.plugins)
+    state.publish_memory()
+    consumer.set_state(layout.STATE_READY)
+    bootstrap.send(sock, control.Ready(windows=windows, device=facts))
+    _thread.start_new_thread(_listen, (state, sock, arena_end))
+    try:
+        run(state)
+    finally:
+        consumer.set_state(layout.STATE_CLOSED)
+        bootstrap.send(sock, control.Report(counters=state.report()))
+
+
+def run(state: SessionState) -> None:
+    """Carry out commands until the session closes."""
+    consumer, completions = state.consumer, state.completions
+    idle = 0
+    while True:
+        busy = 0
+        while busy < BATCH:
+            command = consumer.take()
+            if command is None:
+                break
+            busy += 1
+            carry_out(state, command)
+            if state.closing:
+                break
+        if completions:
+            busy += completions.poll()
+            if state.sticky:
+                completions.fail_all(state.sticky)
+        state.publish_retired()
+        state.host_functions.hand_over()
+        if state.closing and not completions:
+            return
+        if busy:
+            idle = 0
+            continue
+        idle += 1
+        if not completions:
+            consumer.sleep(IDLE_NAP)
+        elif idle > SPINS:
+            consumer.sleep(NAP)
+
+
+def _map_arena(spec: control.SessionSpec, fds: list[int]) -> tuple[int, int]:
+    """Map the arena's segments at the proposed address, or at one free here; returns its start and end."""
+    base = spec.windows.arena_base
+    try:
+        segment.reserve_at(base, spec.windows.arena_size)
+    except OSError:
+        base = segment.find_window(spec.windows.arena_size)
+        segment.reserve_at(base, spec.windows.arena_size)
+    address = base
+    for fd, size in zip(fds, spec.segment_sizes, strict=False):
+        segment.map_over(fd, address, size)
+        os.close(fd)
+        address += size
+    return base, address
+
+
+def _register_host_memory(driver: AnyDriver, address: int, size: int) -> None:
+    """Page-lock arena memory, so that the GPU copies from it and to it directly and kernels reach it by address."""
+    # CU_MEMHOSTREGISTER_PORTABLE | DEVICEMAP
+    driver.call("cuMemHostRegister", address, size, 3)
+
+
+def _listen(state: SessionState, sock: socket.socket, arena_end: int) -> None:
+    """Map the further segments that the broker sends; end the process when the broker is gone."""
+    end = arena_end
+    while True:
+        try:
+            message, fds = bootstrap.receive(sock)
+        except (SessionError, OSError):
+            os._exit(0)
+        if not isinstance(message, control.MapSegment) or len(fds) != 1:
+            continue
+        reason = ""
+        try:
+            segment.map_over(fds[0], end, message.size)
+            state.driver.call("cuCtxSetCurrent", state.driver.out("cuDevicePrimaryCtxRetain", 0))
+            _register_host_memory(state.driver, end, message.size)
+            state.consumer.add_heap(end, message.size)
+            end += message.size
+        except (OSError, CudaError, MigproxyError) as error:
+            reason = str(error)
+        finally:
+            os.close(fds[0])
+        bootstrap.send(sock, control.SegmentMapped(size=0 if reason else message.size, reason=reason))

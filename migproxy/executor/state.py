@@ -1,0 +1,221 @@
+"""What the handlers share: one served session."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from migproxy.abi import control, layout
+from migproxy.errors import CudaError
+from migproxy.executor.completions import Completions
+from migproxy.executor.device_memory import DeviceMemory
+from migproxy.executor.handles import Handles
+
+if TYPE_CHECKING:
+    from migproxy.arena.ring import Command, Consumer
+    from migproxy.executor.driver import AnyDriver
+    from migproxy.executor.handlers.callbacks import HostFunctions
+    from migproxy.executor.handlers.launch import LaunchTarget
+    from migproxy.executor.plugin_host import PluginHost
+
+#: Statuses after which a context is dead: every later call returns them, as on a real device.
+STICKY = frozenset({214, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719})
+MAX_KEPT_REPLIES = 16
+
+
+class SessionState:
+    """One session as its executor holds it.
+
+    Parameters
+    ----------
+    driver : AnyDriver
+    consumer : Consumer
+        The executor's end of the ring.
+    memory : DeviceMemory
+    spec : control.SessionSpec
+    facts : control.DeviceFacts
+    """
+
+    def __init__(
+        self,
+        driver: AnyDriver,
+        consumer: Consumer,
+        memory: DeviceMemory,
+        spec: control.SessionSpec,
+        facts: control.DeviceFacts,
+    ) -> None:
+        self.driver = driver
+        self.consumer = consumer
+        self.memory = memory
+        self.spec = spec
+        self.facts = facts
+        self.handles = Handles()
+        self.completions = Completions(driver)
+        self.counters: Counter[str] = Counter()
+        self.closing = False
+        self.sticky = 0
+        self.capturing: dict[int, int] = {}
+        self.functions: dict[int, LaunchTarget] = {}
+        self.globals_of: dict[int, list[int]] = {}
+        self._host_in_use: deque[list[int]] = deque()
+        self._frees = 0
+        self._free_done: dict[int, bool] = {}
+        self._frees_retired = 0
+        self._kept: dict[int, bytes] = {}
+        self.owner_of_function: dict[int, int] = {}
+        self.host_functions: HostFunctions
+        self.plugins: PluginHost
+
+    # -- streams ---------------------------------------------------------------------------------------------------
+    def stream(self, handle: int) -> int:
+        """Return the real stream of a wire handle; 0 is the legacy default stream."""
+        return self.handles.real(layout.KIND_STREAM, handle) if handle else 0
+
+    # -- replies and errors ----------------------------------------------------------------------------------------
+    def reply(self, number: int, status: int = 0, data: bytes = b"") -> None:
+        """Answer command `number`; keeps what does not fit its line for `Op.FETCH_REPLY`."""
+        if status > 0:
+            self.note_status(status)
+        if len(data) > layout.REPLY_INLINE and status == 0:
+            self._keep(number, data)
+            status, data = layout.STATUS_TOO_LONG, len(data).to_bytes(8, "little")
+        self.consumer.reply(number, status, data[: layout.REPLY_INLINE])
+
+    def _keep(self, number: int, data: bytes) -> None:
+        while len(self._kept) >= MAX_KEPT_REPLIES:
+            del self._kept[next(iter(self._kept))]
+        self._kept[number] = data
+
+    def reply_error_facts(self, number: int, facts: dict[str, Any]) -> None:
+        """Answer command `number` with a library's error."""
+        data = msgspec.msgpack.encode(facts)
+        if len(data) > layout.REPLY_INLINE:
+            self._keep(number, data)
+            data = len(data).to_bytes(8, "little")
+            self.consumer.reply(number, layout.STATUS_LIBRARY_LONG, data)
+            return
+        self.consumer.reply(number, layout.STATUS_LIBRARY, data)
+
+    def take_kept(self, number: int) -> bytes | None:
+        """Return (and forget) the long reply of command `number`."""
+        return self._kept.pop(number, None)
+
+    def fail(self, command: Command, status: int, message: str = "") -> None:
+        """Report a failed command: to its waiter, else as the deferred status."""
+        self.counters["errors"] += 1
+        if command.waits:
+            self.reply(command.number, status, message.encode()[: layout.REPLY_INLINE])
+        else:
+            if status > 0:
+                self.note_status(status)
+            self.consumer.set_deferred_status(status if status > 0 else 999)
+
+    def note_status(self, status: int) -> None:
+        """Make the session's context dead if `status` says so."""
+        if status in STICKY and not self.sticky:
+            self.sticky = status
+            self.consumer.set_sticky_status(status)
+
+    # -- host memory and frees -------------------------------------------------------------------------------------
+    def host_memory_used(self, number: int, stream: int) -> None:
+        """Command `number` reads or writes arena memory until the work submitted so far to `stream` is done."""
+        entry = [number, 0]
+        self._host_in_use.append(entry)
+
+        def done(status: int) -> None:
+            entry[1] = 1
+            if status:
+                self.note_status(status)
+                self.consumer.set_deferred_status(status)
+
+        self.completions.after_stream(stream, done)
+
+    def publish_retired(self) -> None:
+        """Publish below which command number host memory is free again."""
+        while self._host_in_use and self._host_in_use[0][1]:
+            self._host_in_use.popleft()
+        oldest = self._host_in_use[0][0] if self._host_in_use else self.consumer.tail
+        self.consumer.set_host_retired(oldest)
+
+    def mark_free(self) -> None:
+        """A free was submitted: its addresses may be used again once all work submitted so far has retired."""
+        self._frees += 1
+        number = self._frees
+        streams = [0, *self.handles.all(layout.KIND_STREAM).values()]
+        if self.capturing:
+            streams = [stream for stream in streams if stream not in self.capturing.values() and stream]
+        left = len(streams)
+
+        def done(_: int) -> None:
+            nonlocal left
+            left -= 1
+            if left <= 0:
+                self._free_retired(number)
+
+        if not streams:
+            self._free_retired(number)
+        for stream in streams:
+            self.completions.after_stream(stream, done)
+
+    def _free_retired(self, number: int) -> None:
+        self._free_done[number] = True
+        while self._free_done.pop(self._frees_retired + 1, False):
+            self._frees_retired += 1
+        self.consumer.set_frees_retired(self._frees_retired)
+
+    # -- accounting ------------------------------------------------------------------------------------------------
+    def publish_memory(self) -> None:
+        """Publish the bytes charged to the session."""
+        self.consumer.set_memory(self.memory.other_bytes, self.memory.peak_bytes)
+
+    def charged(self) -> ChargedSection:
+        """Charge whatever the driver allocates inside the ``with`` block; see `ChargedSection`."""
+        return ChargedSection(self)
+
+    def require_room(self, size: int) -> None:
+        """Raise CUDA_ERROR_OUT_OF_MEMORY unless the quota has room for `size` more bytes."""
+        if self.memory.mapped_bytes + self.memory.other_bytes + size > self.memory.quota:
+            raise CudaError(2, "beyond the quota")
+
+    def report(self) -> dict[str, int]:
+        """Return the counters of the session so far."""
+        counters = dict(self.counters)
+        counters["peak_device_bytes"] = self.memory.peak_bytes
+        counters["device_bytes"] = self.memory.mapped_bytes + self.memory.other_bytes
+        counters["quota_bytes"] = self.memory.quota
+        return counters
+
+
+class ChargedSection:
+    """Measures the driver's free memory around calls that make it allocate, and charges the difference.
+
+    On a GPU shared with other executors the difference can contain a neighbour's allocation; so only growth is charged, and the
+    broker's cross-check by process puts it right.
+    """
+
+    def __init__(self, state: SessionState) -> None:
+        self._state = state
+        self._before = 0
+        self.started = 0.0
+
+    def _free(self) -> int:
+        import ctypes
+
+        free, total = ctypes.c_uint64(), ctypes.c_uint64()
+        if self._state.driver.status("cuMemGetInfo", ctypes.addressof(free), ctypes.addressof(total)):
+            return self._before
+        return free.value
+
+    def __enter__(self) -> ChargedSection:
+        self.started = time.monotonic()
+        self._before = self._free()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        grown = self._before - self._free()
+        if grown > 0:
+            self._state.memory.charge_other(grown)
+            self._state.publish_memory()
