@@ -1,7 +1,9 @@
 """Messages of the control sockets: function ↔ broker and broker ↔ executor.
 
-Unix sockets of type SOCK_SEQPACKET; one msgpack-encoded message a packet, at most `MAX_MESSAGE` bytes; file descriptors travel
-beside it (SCM_RIGHTS). Decoding validates types; unknown fields are refused. The first message of a function is `Hello`; the
+Unix sockets of type SOCK_SEQPACKET; one msgpack-encoded message a packet, at most `MAX_MESSAGE` bytes; file
+descriptors travel
+beside it (SCM_RIGHTS). Decoding validates types; unknown fields are refused. The first message of a function is
+`Hello`; the
 broker answers `Welcome` (with the arena's descriptors) or `Refused`.
 """
 
@@ -68,8 +70,10 @@ class DeviceFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Hello(Message):
     """Function → broker: the first message; two descriptors may come with it, the function's stdout and stderr.
 
-    `memory` is the quota asked for in bytes (0: the broker's default); `function_id` joins the sessions of one process tree (empty
-    for the first); `libraries` maps distribution names to versions, for the compatibility check; `wait_s` is how long the broker may
+    `memory` is the quota asked for in bytes (0: the broker's default); `function_id` joins the sessions of one
+    process tree (empty
+    for the first); `libraries` maps distribution names to versions, for the compatibility check; `wait_s` is how
+    long the broker may
     let it wait for room (negative: as long as the broker's limit says).
     """
 
@@ -97,7 +101,8 @@ class Welcome(Message):
 
 
 class Refused(Message):
-    """Broker → function: no session; `reason` is one line for the user, `kind` one of protocol, version, device, memory, busy, usage."""
+    """Broker → function: no session; `reason` is one line for the user, `kind` one of protocol, version, device,
+    memory, busy, usage."""
 
     kind: str
     reason: str
@@ -201,7 +206,7 @@ class SessionRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slice: str
     state: str
     quota: int
-    device_bytes: int
+    peak_bytes: int
     arena_bytes: int
     age_s: float
     program: str
@@ -250,13 +255,15 @@ class LogLines(Message):
 
 
 class AskReport(Message):
-    """Command line → broker: what the sessions of one function did, added up. Whoever names a function may read its report."""
+    """Command line → broker: what the sessions of one function did, added up. Whoever names a function may read its
+    report."""
 
     function_id: str
 
 
 class FunctionReport(Message):
-    """Broker → command line. `running` sessions have not ended yet, so their counters are those of their last report."""
+    """Broker → command line. `running` sessions have not ended yet, so their counters are those of their last
+    report."""
 
     function_id: str
     sessions: int

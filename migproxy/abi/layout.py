@@ -9,7 +9,8 @@ Everything is little-endian and naturally aligned. The control segment::
 
 Ownership of each word is stated beside it; the other side only reads. Pairs that order memory:
 `HEAD` is stored (release) after a slot is filled and loaded (acquire) before it is read; a reply's `REPLY_SEQ` is
-stored (release) after its other bytes and loaded (acquire) before them; `TAIL` is stored (release) after a slot was copied out
+stored (release) after its other bytes and loaded (acquire) before them; `TAIL` is stored (release) after a slot was
+copied out
 and loaded (acquire) before it is filled again.
 """
 

@@ -1,4 +1,5 @@
-"""Which versions of which libraries migproxy is made for. The only such table: doctor, admission and the plugins read it."""
+"""Which versions of which libraries migproxy is made for. The only such table: doctor, admission and the plugins
+read it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The executor's side of device memory: maps chunks at the addresses the function chose, and holds the quota.
 
-What counts is kept here: bytes mapped, and other bytes (context, modules, libraries) as the driver's free memory shows them.
+What counts is kept here: bytes mapped, and other bytes (context, modules, libraries) as the driver's free memory
+shows them.
 """
 
 from __future__ import annotations

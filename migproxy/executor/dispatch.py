@@ -1,10 +1,13 @@
 """From operation to handler: the one place where commands are decided.
 
-Each command was copied out of shared memory once; here it is looked up, checked by its handler, and carried out. A handler returns the
-reply's bytes, None (an empty reply), or `PENDING` when a completion record will reply. An unknown operation, a short payload or a
+Each command was copied out of shared memory once; here it is looked up, checked by its handler, and carried out. A
+handler returns the
+reply's bytes, None (an empty reply), or `PENDING` when a completion record will reply. An unknown operation, a short
+payload or a
 malformed message is refused as a protocol error.
 
-To add an operation: number and facts in ``abi/ops.py``, a handler decorated with ``@handles`` in ``executor/handlers/``, a caller in
+To add an operation: number and facts in ``abi/ops.py``, a handler decorated with ``@handles`` in
+``executor/handlers/``, a caller in
 ``session/api/``.
 """
 

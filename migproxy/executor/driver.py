@@ -1,7 +1,8 @@
 """The driver boundary: libcuda's C ABI, from the real library or from the software GPU.
 
 The executor calls functions by their unversioned names with raw integers (pointers as addresses); each returns the
-``CUresult``. For a real GPU every function pointer comes from ``cuGetProcAddress`` for one ABI version, so that struct layouts are the ones
+``CUresult``. For a real GPU every function pointer comes from ``cuGetProcAddress`` for one ABI version, so that
+struct layouts are the ones
 the handlers were written for; functions a newer driver adds are reached by asking for their version.
 """
 

@@ -1,6 +1,7 @@
 """Serving one session: prepare the device and the arena, then carry out commands until the session ends.
 
-One thread does everything that touches the ring and the device; a second only listens to the broker. The loop never blocks
+One thread does everything that touches the ring and the device; a second only listens to the broker. The loop never
+blocks
 while work is on its way: it takes commands, polls completion records, and sleeps on its bell when there is neither.
 """
 

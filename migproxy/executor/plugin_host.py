@@ -1,7 +1,8 @@
 """The executor's side of plugins: loads the halves on the broker's allow-list when a function first needs them.
 
 An executor half is a module with ``LIBRARIES`` (the names of the libraries it serves) and
-``serve(context, library, function, arguments)``. It runs in this session's executor only, under the same quota, lease and sandbox.
+``serve(context, library, function, arguments)``. It runs in this session's executor only, under the same quota,
+lease and sandbox.
 """
 
 from __future__ import annotations

@@ -192,7 +192,8 @@ class SessionState:
 class ChargedSection:
     """Measures the driver's free memory around calls that make it allocate, and charges the difference.
 
-    On a GPU shared with other executors the difference can contain a neighbour's allocation; so only growth is charged, and the
+    On a GPU shared with other executors the difference can contain a neighbour's allocation; so only growth is
+    charged, and the
     broker's cross-check by process puts it right.
     """
 

@@ -1,6 +1,7 @@
 """The import hook: patches modules right after they executed, and puts stand-ins in the place of others.
 
-Compiled modules copy the C pointers out of each other at import, so a patch must happen after the exporting module executed and
+Compiled modules copy the C pointers out of each other at import, so a patch must happen after the exporting module
+executed and
 before anyone imports from it. The hook wraps the loader that the normal machinery finds, so everything else about the
 import stays as it is.
 """

@@ -1,7 +1,9 @@
 """The plugin interface: what a package declares so that its GPU library becomes remote.
 
-A plugin is an entry point of the group ``migproxy.plugins`` that names a package with an attribute ``PLUGIN``. It has a function
-half (which modules are patched or replaced in the function) and an executor half (how the executor serves library calls). Nothing of it is
+A plugin is an entry point of the group ``migproxy.plugins`` that names a package with an attribute ``PLUGIN``. It
+has a function
+half (which modules are patched or replaced in the function) and an executor half (how the executor serves library
+calls). Nothing of it is
 imported until a function imports one of its modules.
 """
 

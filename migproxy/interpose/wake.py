@@ -1,6 +1,7 @@
 """Wakes the interposition in a process: reads the plugins and registers their modules with the import hook.
 
-``migproxy.pth`` calls `wake` at the start of every interpreter; it does nothing unless ``MIGPROXY_ACTIVE`` is set, which
+``migproxy.pth`` calls `wake` at the start of every interpreter; it does nothing unless ``MIGPROXY_ACTIVE`` is set,
+which
 ``migproxy run`` sets and child processes inherit.
 """
 
@@ -69,9 +70,12 @@ def load_plugin(entry: EntryPoint) -> Plugin:
         raise PluginError(f"plugin {entry.name!r} ({entry.value}) cannot be imported: {error}") from error
     plugin = getattr(module, "PLUGIN", None)
     if not isinstance(plugin, Plugin):
-        raise PluginError(f"plugin {entry.name!r} ({entry.value}) declares no PLUGIN of type migproxy.interpose.plugin.Plugin")
+        raise PluginError(
+            f"plugin {entry.name!r} ({entry.value}) declares no PLUGIN of type migproxy.interpose.plugin.Plugin"
+        )
     if plugin.interface != INTERFACE_VERSION:
         raise PluginError(
-            f"plugin {entry.name!r} was made for plugin interface {plugin.interface}; this migproxy has {INTERFACE_VERSION}"
+            f"plugin {entry.name!r} was made for plugin interface {plugin.interface}; "
+            f"this migproxy has {INTERFACE_VERSION}"
         )
     return plugin

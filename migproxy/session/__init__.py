@@ -1,1 +1,2 @@
-"""The function's side: connecting to the broker, submitting commands, waiting for replies, and the driver API on top."""
+"""The function's side: connecting to the broker, submitting commands, waiting for replies, and the driver API on
+top."""

@@ -84,7 +84,8 @@ def _answers(path: str) -> bool:
 def find_broker(env: Mapping[str, str] | None = None, explicit: str = "") -> str:
     """Return the path of the broker's socket to use; empty: there is none, start a private one.
 
-    In this order: `explicit` (``--broker``), the environment's MIGPROXY_BROKER, the user's socket, the system's socket. The
+    In this order: `explicit` (``--broker``), the environment's MIGPROXY_BROKER, the user's socket, the system's
+    socket. The
     first two must answer if they are given.
 
     Raises
@@ -115,7 +116,9 @@ def private_directory(env: Mapping[str, str]) -> str:
     return made
 
 
-def start_private_broker(*, device: str = "auto", parent_pid: int | None = None, env: Mapping[str, str] | None = None) -> str:
+def start_private_broker(
+    *, device: str = "auto", parent_pid: int | None = None, env: Mapping[str, str] | None = None
+) -> str:
     """Start a broker that ends with process `parent_pid` (this one if not given), and return its socket's path.
 
     Raises
@@ -220,7 +223,8 @@ def connect(path: str, hello: Hello, *, stdio: tuple[int, int] | None = (1, 2)) 
             raise UsageError(f"no broker answers at {path}: {error.strerror or error}") from error
         fds: list[int] = []
         try:
-            # A refusal may already lie in the socket when the broker has closed it: then sending fails, reading does not.
+            # A refusal may already lie in the socket when the broker has closed it: then sending fails, reading does
+            # not.
             with contextlib.suppress(SessionLost):
                 packets.send(sock, hello, _usable(stdio))
             message, fds = _receive_answer(sock)
@@ -233,7 +237,9 @@ def connect(path: str, hello: Hello, *, stdio: tuple[int, int] | None = (1, 2)) 
             raise refusal(message)
         if not isinstance(message, Welcome) or len(fds) != len(message.segment_sizes) or not fds:
             packets.close_all(fds)
-            raise ProtocolError(f"the broker at {path} answered Hello with {type(message).__name__} and {len(fds)} descriptors")
+            raise ProtocolError(
+                f"the broker at {path} answered Hello with {type(message).__name__} and {len(fds)} descriptors"
+            )
         if message.protocol != PROTOCOL_VERSION:
             packets.close_all(fds)
             raise UnsupportedVersion(_mismatch(message.protocol))

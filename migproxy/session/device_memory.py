@@ -1,7 +1,9 @@
-"""The function's ledger of device memory: places allocations, decides out-of-memory in the call, and maps granules on demand.
+"""The function's ledger of device memory: places allocations, decides out-of-memory in the call, and maps granules
+on demand.
 
 Addresses are real device addresses inside the session's device window; the lower half is placed here, the upper half by
-the executor. Memory is mapped in chunks of whole granules when the first allocation touches them, and unmapped, a chunk at a
+the executor. Memory is mapped in chunks of whole granules when the first allocation touches them, and unmapped, a
+chunk at a
 time, when its last allocation is gone and nothing submitted before the free can still use it. The executor checks every
 mapping against the quota again; its word counts.
 """
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 
 CUDA_ERROR_INVALID_VALUE = 1
 CUDA_ERROR_OUT_OF_MEMORY = 2
-#: Chunks end at multiples of this, so that a large allocation can be unmapped in parts: the driver unmaps only what it mapped.
+#: Chunks end at multiples of this, so that a large allocation can be unmapped in parts: the driver unmaps only what
+#: it mapped.
 CHUNK_SPAN = 32 << 20
 #: Mapped chunks without allocations that are kept, so that code which allocates and frees in turn maps nothing.
 KEEP_MAPPED = 64 << 20

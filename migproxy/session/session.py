@@ -1,6 +1,7 @@
 """One process's session: its arena, command ring, heap and address windows.
 
-Lock order: ``_session_lock`` (making and dropping the process's session) → `DeviceMemory.lock` → the producer's own lock.
+Lock order: ``_session_lock`` (making and dropping the process's session) → `DeviceMemory.lock` → the producer's own
+lock.
 The heap's spin lock is innermost and is held for no call.
 """
 

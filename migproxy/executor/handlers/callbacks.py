@@ -1,4 +1,5 @@
-"""Host functions on streams: the device calls back here, the function runs its Python callable, the stream waits meanwhile."""
+"""Host functions on streams: the device calls back here, the function runs its Python callable, the stream waits
+meanwhile."""
 
 from __future__ import annotations
 

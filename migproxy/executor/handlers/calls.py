@@ -1,4 +1,5 @@
-"""Calls marshalled as they are: driver functions by the cuda plugin's table, and functions of GPU libraries by their plugins."""
+"""Calls marshalled as they are: driver functions by the cuda plugin's table, and functions of GPU libraries by their
+plugins."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from migproxy.arena.ring import Command
     from migproxy.executor.state import SessionState
 
-#: Relaxed: the pump itself makes calls on this thread that a stricter mode would count against the capture; the function's
+#: Relaxed: the pump itself makes calls on this thread that a stricter mode would count against the capture; the
+#: function's
 #: mode is enforced in the function.
 _CAPTURE_RELAXED = 2
 

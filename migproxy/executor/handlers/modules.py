@@ -1,4 +1,5 @@
-"""Modules, libraries and their kernels. Images go to the driver's own parser: that is why an executor is not trusted."""
+"""Modules, libraries and their kernels. Images go to the driver's own parser: that is why an executor is not
+trusted."""
 
 from __future__ import annotations
 

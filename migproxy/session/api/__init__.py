@@ -1,6 +1,7 @@
 """The CUDA driver API as Python functions on this process's session.
 
-All front ends (``cydriver``, ``cyruntime``, CuPy's runtime module) end here. Handles and pointers are integers; a failure raises
+All front ends (``cydriver``, ``cyruntime``, CuPy's runtime module) end here. Handles and pointers are integers; a
+failure raises
 `migproxy.errors.CudaError` with the ``CUresult``. Names follow the driver API's, in snake case.
 
 To add a function: put it into the module of its family here, list it below, and give the front ends their adapters.

@@ -1,4 +1,5 @@
-"""Contexts: the session has one, the primary context of its only device; each thread has CUDA's stack of current contexts."""
+"""Contexts: the session has one, the primary context of its only device; each thread has CUDA's stack of current
+contexts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 """Copies and memsets, with CUDA's semantics of pageable and page-locked memory.
 
-Page-locked memory (`host_alloc`) is copied by the executor in place and truly asynchronously. Everything else behaves as pageable
-memory: when a copy from it returns, it may be overwritten; when a copy to it returns, it is complete. Arena memory (NumPy arrays of the
+Page-locked memory (`host_alloc`) is copied by the executor in place and truly asynchronously. Everything else
+behaves as pageable
+memory: when a copy from it returns, it may be overwritten; when a copy to it returns, it is complete. Arena memory
+(NumPy arrays of the
 function) is copied in place, foreign memory through staging blocks of the arena.
 """
 

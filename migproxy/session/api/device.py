@@ -1,4 +1,5 @@
-"""Devices: a function sees exactly one, its slice; every query is answered from the facts that came with the session."""
+"""Devices: a function sees exactly one, its slice; every query is answered from the facts that came with the
+session."""
 
 from __future__ import annotations
 

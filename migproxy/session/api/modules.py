@@ -202,7 +202,8 @@ def kernel_function(kernel: int) -> int:
 def image_size(address: int) -> int:
     """Return the length in bytes of a module image at a host address, for calls that pass no size.
 
-    PTX is text up to its NUL; a cubin's ELF header tells its extent; a fatbin's header its size (the wrapper points at one).
+    PTX is text up to its NUL; a cubin's ELF header tells its extent; a fatbin's header its size (the wrapper points
+    at one).
 
     Raises
     ------

@@ -34,7 +34,8 @@ _thread_stream = _ThreadStream()
 def resolve(stream: int) -> int:
     """Return the handle the executor knows for a user's stream value.
 
-    0 and 1 are the legacy default stream (0 on the wire); 2 is the calling thread's own default stream, made on first use.
+    0 and 1 are the legacy default stream (0 on the wire); 2 is the calling thread's own default stream, made on first
+    use.
 
     Raises
     ------
