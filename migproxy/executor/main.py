@@ -140,6 +140,10 @@ def _listen(state: SessionState, sock: socket.socket, arena_end: int) -> None:
             message, fds = bootstrap.receive(sock)
         except (SessionError, OSError):
             os._exit(0)
+        if isinstance(message, control.EndSession):
+            state.closing = True
+            state.consumer.wake()
+            continue
         if not isinstance(message, control.MapSegment) or len(fds) != 1:
             continue
         reason = ""

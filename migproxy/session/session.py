@@ -98,7 +98,7 @@ class Session:
         while True:
             try:
                 message, fds = connect.receive(socket)
-            except (OSError, msgspec.MsgspecError):
+            except (OSError, SessionError):
                 message, fds = None, []
             if isinstance(message, control.Grown):
                 self._grown = (message, fds)
@@ -133,7 +133,7 @@ class Session:
         self.closed = True
         with contextlib.suppress(SessionError, CudaError, OSError):
             self.call(Op.CLOSE, b"", timeout=10.0)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, SessionError):
             connect.send(self._connection.socket, control.Goodbye())
             self._connection.socket.close()
 

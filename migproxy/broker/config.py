@@ -1,0 +1,90 @@
+"""What a broker is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Caps per function, so that one tenant cannot exhaust the host.
+
+    Attributes
+    ----------
+    sessions : int
+        Sessions (processes) of one function at a time.
+    arena_bytes : int
+        Shared memory of one session's arena.
+    connections : int
+        Control connections of one uid.
+    start_seconds : float
+        How long an executor may take until it is ready.
+    hello_seconds : float
+        How long a fresh connection may stay silent.
+    end_seconds : float
+        How long an executor may take to report after its function is gone, before it is killed.
+    wait_seconds : float
+        How long a function may wait for room on a slice until it is refused.
+    waiting : int
+        Functions that may wait at a time.
+    """
+
+    sessions: int = 64
+    arena_bytes: int = 16 << 30
+    connections: int = 256
+    start_seconds: float = 120.0
+    hello_seconds: float = 10.0
+    end_seconds: float = 0.5
+    wait_seconds: float = 30.0
+    waiting: int = 1024
+
+
+@dataclass(frozen=True)
+class BrokerConfig:
+    """Settings of one broker.
+
+    Attributes
+    ----------
+    socket : str
+        Path of its control socket.
+    devices : tuple of str
+        What to serve; empty means ``auto``.
+    software_memory : int
+        Capacity of the software GPU; 0: half of the machine's memory, at most 16 GiB.
+    default_memory : int
+        Quota of a function that names none; 0: the whole slice for a private broker, else a quarter of it.
+    max_memory : int
+        Largest quota of one function; 0: the whole slice.
+    heap_bytes : int
+        Heap of a session's first arena segment.
+    allow_uids : tuple of int
+        Who may connect besides the broker's own uid.
+    allow_all : bool
+        Every uid may connect.
+    private : bool
+        Started for one run; ends with process `parent_pid`.
+    plugins : tuple of str
+        Plugins that executors serve.
+    executor_command : tuple of str
+        Start of the executor's command line; ``--control-fd N`` is appended. Empty: this interpreter's ``-m migproxy.executor``.
+    cache_dir : str
+        Where executors keep compiled kernels; empty: nowhere.
+    log_file : str
+        Where log lines are appended too, besides memory.
+    """
+
+    socket: str
+    devices: tuple[str, ...] = ()
+    software_memory: int = 0
+    default_memory: int = 0
+    max_memory: int = 0
+    heap_bytes: int = 64 << 20
+    allow_uids: tuple[int, ...] = ()
+    allow_all: bool = False
+    private: bool = False
+    parent_pid: int = 0
+    plugins: tuple[str, ...] = ("cuda", "cupy", "numba")
+    executor_command: tuple[str, ...] = ()
+    cache_dir: str = ""
+    log_file: str = ""
+    limits: Limits = field(default_factory=Limits)

@@ -1,0 +1,70 @@
+"""What the command line may ask a broker. A caller sees and ends its own uid's sessions only; root sees all if it asks to."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import migproxy
+from migproxy.abi import control
+from migproxy.abi.control import Message
+from migproxy.abi.protocol import PROTOCOL_VERSION
+from migproxy.broker.client import Client
+from migproxy.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from migproxy.broker.server import Broker
+
+
+def answer(broker: Broker, client: Client, message: Message) -> Message:
+    """Return the answer to one request.
+
+    Raises
+    ------
+    ProtocolError
+        It is no request.
+    """
+    mine = [each for each in broker.sessions.values() if each.uid == client.uid]
+    if isinstance(message, control.ListSessions):
+        shown = list(broker.sessions.values()) if message.everyone and client.uid == 0 else mine
+        return control.Sessions([each.row() for each in shown[:1000]])
+    if isinstance(message, control.KillSession):
+        killable = broker.sessions.values() if client.uid == 0 else mine
+        for session in killable:
+            if session.session_id == message.session_id:
+                broker.lose(session, "it was ended by migproxy kill")
+                return control.Done()
+        return control.Done(f"no session {message.session_id[:80]!r} of yours")
+    if isinstance(message, control.ReadLog):
+        lines, following = broker.log.read(message.after, message.session_id, None if client.uid == 0 else client.uid)
+        return control.LogLines(lines, following)
+    if isinstance(message, control.AskReport):
+        running = [each for each in mine if each.function_id == message.function_id]
+        return broker.reports.report(message.function_id, client.uid, running)
+    if isinstance(message, control.AskStatus):
+        return status(broker)
+    raise ProtocolError(f"{type(message).__name__} is no request")
+
+
+def status(broker: Broker) -> control.Status:
+    """Return what the broker serves and how much of it is promised."""
+    return control.Status(
+        protocol=PROTOCOL_VERSION,
+        version=migproxy.__version__,
+        pid=os.getpid(),
+        uptime_s=time.monotonic() - broker.started,
+        default_memory=broker.config.default_memory,
+        max_memory=broker.config.max_memory,
+        slices=[
+            control.SliceStatus(
+                name=each.name,
+                kind=each.kind,
+                device=each.device_name,
+                capacity=broker.ledgers[each.name].capacity,
+                reserved=broker.ledgers[each.name].reserved,
+                sessions=broker.ledgers[each.name].sessions,
+            )
+            for each in broker.slices
+        ],
+    )

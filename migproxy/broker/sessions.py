@@ -1,0 +1,117 @@
+"""One session's record in the broker, and what is remembered of functions whose sessions ended."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from migproxy.abi.control import FunctionReport, Hello, SessionRow
+from migproxy.abi.layout import PEAK_BYTES_OFFSET
+from migproxy.arena import packets
+from migproxy.broker import segments
+from migproxy.broker.supervisor import Executor
+from migproxy.device.inventory import Slice
+
+#: Functions whose reports are kept after their last session ended.
+KEEP_REPORTS = 1_000
+#: Names of counters that one session may report.
+MAX_COUNTERS = 256
+
+
+@dataclass
+class Session:
+    """One function process, its executor and its arena.
+
+    `state` is ``starting``, ``running`` or ``ending``.
+    """
+
+    session_id: str
+    function_id: str
+    uid: int
+    hello: Hello
+    slice: Slice
+    quota: int
+    state: str = "starting"
+    executor: Executor | None = None
+    segment_fds: list[int] = field(default_factory=list)
+    segment_sizes: list[int] = field(default_factory=list)
+    growing: list[tuple[int, int]] = field(default_factory=list)
+    counters: dict[str, int] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+    failure: str = ""
+
+    @property
+    def arena_bytes(self) -> int:
+        """Shared memory promised to this session, segments on their way included."""
+        return sum(self.segment_sizes) + sum(size for _, size in self.growing)
+
+    def row(self) -> SessionRow:
+        """Return the session as `migproxy ps` shows it."""
+        peak = segments.read_word(self.segment_fds[0], PEAK_BYTES_OFFSET) if self.segment_fds else 0
+        return SessionRow(
+            session_id=self.session_id,
+            function_id=self.function_id,
+            uid=self.uid,
+            pid=self.hello.pid,
+            executor_pid=self.executor.pid if self.executor else 0,
+            slice=self.slice.name,
+            state=self.state,
+            quota=self.quota,
+            peak_bytes=min(peak, self.quota),
+            arena_bytes=self.arena_bytes,
+            age_s=time.monotonic() - self.started,
+            program=self.hello.program[:200],
+        )
+
+    def close(self) -> None:
+        """Close the broker's descriptors of the arena."""
+        packets.close_all(self.segment_fds)
+        packets.close_all(fd for fd, _ in self.growing)
+        self.segment_fds.clear()
+        self.growing.clear()
+
+
+def add_counters(total: dict[str, int], more: dict[str, int]) -> None:
+    """Add `more` to `total`. ``peak_…`` and ``quota_…`` are not sums: the largest counts."""
+    for name, value in more.items():
+        if name.startswith(("peak_", "quota_")):
+            total[name] = max(total.get(name, 0), value)
+        elif name in total or len(total) < MAX_COUNTERS:
+            total[name] = total.get(name, 0) + value
+
+
+@dataclass
+class _Function:
+    uid: int
+    sessions: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
+
+
+class Reports:
+    """What the ended sessions of each function did."""
+
+    def __init__(self) -> None:
+        self._functions: OrderedDict[str, _Function] = OrderedDict()
+
+    def add(self, session: Session) -> None:
+        """Enter an ended session."""
+        function = self._functions.setdefault(session.function_id, _Function(session.uid))
+        self._functions.move_to_end(session.function_id)
+        if function.uid == session.uid:
+            function.sessions += 1
+            add_counters(function.counters, session.counters)
+        while len(self._functions) > KEEP_REPORTS:
+            self._functions.popitem(last=False)
+
+    def report(self, function_id: str, uid: int, running: list[Session]) -> FunctionReport:
+        """Return the sums over the ended and the running sessions of a function of `uid`."""
+        function = self._functions.get(function_id)
+        counters: dict[str, int] = {}
+        ended = 0
+        if function is not None and function.uid == uid:
+            counters.update(function.counters)
+            ended = function.sessions
+        for session in running:
+            add_counters(counters, session.counters)
+        return FunctionReport(function_id, ended + len(running), len(running), counters)

@@ -1,0 +1,174 @@
+"""The lives of executors: one process per session, told what to serve, watched, ended, and never outliving the broker."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from migproxy.abi.control import Message
+from migproxy.arena import packets
+from migproxy.broker.loop import Loop, Timer
+from migproxy.device.inventory import Slice
+from migproxy.errors import ProtocolError, SessionLost
+
+#: What an executor keeps of the broker's environment. CUDA's own variables pass, except for device choice.
+_KEEP = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_PATH", "CUDA_HOME", "XDG_CACHE_HOME")
+
+#: How long an executor may live on after it closed its control socket.
+_CLOSED_GRACE = 1.0
+
+
+def executor_environment(chosen: Slice, base: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of an executor: little of the broker's, nothing of the function's."""
+    env = {name: base[name] for name in _KEEP if name in base}
+    env["CUDA_VISIBLE_DEVICES"] = chosen.visible
+    env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    env["PYTHONDONTWRITEBYTECODE"] = "1"
+    root = str(Path(__file__).resolve().parents[2])
+    if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        # A source tree: the executor must find the same package that the broker runs from.
+        env["PYTHONPATH"] = root
+    return env
+
+
+def default_command() -> tuple[str, ...]:
+    """Return the command line that starts an executor. ``-P``: the working directory is not searched for modules."""
+    return (sys.executable, "-P", "-m", "migproxy.executor")
+
+
+class Executor:
+    """One executor process, as the broker sees it.
+
+    Parameters
+    ----------
+    loop : Loop
+        Where its messages and its end are watched for.
+    command : sequence of str
+        How to start it.
+    chosen : Slice
+        Its slice.
+    stdout, stderr : int
+        Descriptors of the function, which it gets as its own; -1: the null device.
+    on_message : callable
+        Gets each message and its descriptors.
+    on_end : callable
+        Gets one line that says how the process ended, once it was reaped.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        command: Sequence[str],
+        chosen: Slice,
+        stdout: int,
+        stderr: int,
+        on_message: Callable[[Message, list[int]], None],
+        on_end: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._on_message = on_message
+        self._on_end = on_end
+        self._kill_timer: Timer | None = None
+        self._reason = ""
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._process = subprocess.Popen(
+                [*command, "--control-fd", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout if stdout >= 0 else subprocess.DEVNULL,
+                stderr=stderr if stderr >= 0 else subprocess.DEVNULL,
+                env=executor_environment(chosen, os.environ),
+                cwd="/",
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # a Ctrl-C in the function's terminal is the function's alone
+            )
+        except OSError:
+            self._socket.close()
+            raise
+        finally:
+            theirs.close()
+        self.pid = self._process.pid
+        self._socket.setblocking(False)
+        self._pidfd = os.pidfd_open(self.pid)
+        self._open = True
+        loop.watch(self._socket.fileno(), self._readable)
+        loop.watch(self._pidfd, self._ended)
+
+    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
+        """Send a message; an executor that does not take its messages is killed."""
+        if not self._open:
+            return
+        try:
+            packets.send(self._socket, message, fds)
+        except BlockingIOError:
+            self.kill("it does not read its control socket")
+        except SessionLost:
+            pass  # its end is about to be seen
+
+    def end(self, message: Message, grace: float) -> None:
+        """Ask it to end, and kill it if it has not after `grace` seconds."""
+        self.send(message)
+        if self._kill_timer is None:
+            self._kill_timer = self._loop.call_later(grace, self.kill)
+
+    def kill(self, reason: str = "") -> None:
+        """End it at once; `reason` says why, for `on_end`."""
+        self._reason = self._reason or reason
+        # Not reaped yet while the pidfd is open, so that the number cannot be another process's.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def _readable(self) -> None:
+        try:
+            message, fds = packets.receive(self._socket, "supervisor")
+        except (BlockingIOError, InterruptedError):
+            return
+        except SessionLost:
+            self._close_socket()
+            if self._kill_timer is None:  # usually it is just exiting
+                self._kill_timer = self._loop.call_later(_CLOSED_GRACE, lambda: self.kill("it closed its control socket"))
+            return
+        except ProtocolError as error:
+            self._close_socket()
+            self.kill(f"it sent nonsense: {error}")
+            return
+        self._on_message(message, fds)
+
+    def _close_socket(self) -> None:
+        if self._open:
+            self._open = False
+            self._loop.unwatch(self._socket.fileno())
+            self._socket.close()
+
+    def _ended(self) -> None:
+        # Messages it sent before its end still count: its report among them.
+        while self._open:
+            try:
+                message, fds = packets.receive(self._socket, "supervisor")
+            except (BlockingIOError, InterruptedError, SessionLost, ProtocolError):
+                break
+            self._on_message(message, fds)
+        self._close_socket()
+        self._loop.unwatch(self._pidfd)
+        os.close(self._pidfd)
+        code = self._process.wait()
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        self._on_end(self._reason or describe_exit(code))
+
+
+def describe_exit(code: int) -> str:
+    """Return how a process ended, in words."""
+    if code >= 0:
+        return f"it exited with code {code}"
+    try:
+        return f"it was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"it was ended by signal {-code}"

@@ -1,0 +1,55 @@
+"""What ``migproxy run --report`` prints."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from migproxy.abi.control import FunctionReport
+from migproxy.sizes import format_size
+
+
+def print_report(report: FunctionReport | None, stream: TextIO) -> None:
+    """Print a function's counters as a table."""
+    if report is None:
+        print("migproxy: no report, the broker is gone", file=stream)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="migproxy: what was executed", title_justify="left", show_header=False)
+    table.add_column("what")
+    table.add_column("how much", justify="right")
+    for name, value in report_rows(report):
+        table.add_row(name, value)
+    Console(file=stream, highlight=False).print(table)
+
+
+def report_rows(report: FunctionReport) -> list[tuple[str, str]]:
+    """Return the table's rows."""
+    count = report.counters
+    quota = count.get("quota_bytes", 0)
+    peak = count.get("peak_device_bytes", 0)
+    share = f" of {format_size(quota)} ({100 * peak / quota:.1f}%)" if quota else ""
+    rows = [
+        ("sessions", f"{report.sessions:,}" + (f" ({report.running} still running)" if report.running else "")),
+        ("kernel launches", f"{count.get('launches', 0):,}"),
+        *(
+            (f"copies {words}", f"{count.get(f'copies_{key}', 0):,}, {format_size(count.get(f'bytes_{key}', 0))}")
+            for key, words in (("htod", "host to device"), ("dtoh", "device to host"))
+        ),
+        ("peak device memory", format_size(peak) + share),
+        ("time waited", _seconds(count.get("waited_ns", 0))),
+        ("time on the device", _seconds(count.get("gpu_time_ns", 0))),
+    ]
+    shown = {
+        "launches", "copies_htod", "copies_dtoh", "bytes_htod", "bytes_dtoh",
+        "peak_device_bytes", "quota_bytes", "waited_ns", "gpu_time_ns",
+    }  # fmt: skip
+    rows += [(name.replace("_", " "), f"{value:,}") for name, value in sorted(count.items()) if name not in shown]
+    return rows
+
+
+def _seconds(nanoseconds: int) -> str:
+    if nanoseconds < 1_000_000:
+        return f"{nanoseconds / 1000:.0f} µs"
+    return f"{nanoseconds / 1e6:.1f} ms" if nanoseconds < 1_000_000_000 else f"{nanoseconds / 1e9:.2f} s"

@@ -1,0 +1,91 @@
+"""From the name of a device to slices: ``auto``, ``software``, an index, a GPU's or MIG instance's UUID."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from migproxy.device.inventory import Inventory, Slice, read_inventory, software_slice
+from migproxy.errors import UsageError
+
+_GPU_UUID = re.compile(r"GPU-[0-9a-f-]{8,36}")
+_MIG_UUID = re.compile(r"MIG-[0-9A-Za-z/-]{8,80}")
+
+
+def check_name(name: str) -> str:
+    """Return a device name in its canonical form.
+
+    Raises
+    ------
+    UsageError
+        No device can be called so.
+    """
+    text = name.strip()
+    if text in ("auto", "software"):
+        return text
+    if re.fullmatch(r"\d{1,3}", text):
+        return f"gpu{int(text)}"
+    if re.fullmatch(r"gpu\d{1,3}", text) or _GPU_UUID.fullmatch(text) or _MIG_UUID.fullmatch(text):
+        return text
+    raise UsageError(f"unknown device {name!r}: it is auto, software, a GPU's index, a GPU-… UUID or a MIG-… UUID")
+
+
+def _matches(candidate: Slice, name: str) -> bool:
+    return candidate.name == name or (candidate.uuid.startswith(name) if name.startswith(("GPU-", "MIG-")) else False)
+
+
+def _describe(slices: Sequence[Slice]) -> str:
+    return ", ".join(candidate.name for candidate in slices) or "none"
+
+
+def select(name: str, slices: Sequence[Slice]) -> list[Slice]:
+    """Return those of `slices` that `name` means; ``auto`` means all.
+
+    Raises
+    ------
+    UsageError
+        None has that name, or several have it.
+    """
+    canonical = check_name(name)
+    if canonical == "auto":
+        return list(slices)
+    found = [candidate for candidate in slices if _matches(candidate, canonical)]
+    if len(found) > 1:
+        raise UsageError(f"device {name!r} is ambiguous: {_describe(found)}")
+    if not found:
+        raise UsageError(f"no device {name!r} here; there is: {_describe(slices)}")
+    return found
+
+
+def slices_to_serve(
+    names: Sequence[str], *, software_memory: int = 0, read: Callable[[], Inventory] = read_inventory
+) -> list[Slice]:
+    """Return the slices that a broker started with ``--device`` `names` serves.
+
+    ``auto`` is every GPU and MIG instance, and the software GPU only where there is no NVIDIA driver.
+
+    Raises
+    ------
+    UsageError
+        A name means nothing here.
+    migproxy.device.inventory.DriverBroken
+        A driver is installed and does not work (unless only ``software`` was asked for).
+    """
+    wanted = [check_name(name) for name in names] or ["auto"]
+    chosen: list[Slice] = []
+    inventory: Inventory | None = None
+    for name in wanted:
+        if name == "software":
+            chosen.append(software_slice(software_memory))
+            continue
+        if inventory is None:
+            inventory = read()
+        if name == "auto" and not inventory.driver:
+            chosen.append(software_slice(software_memory))
+        elif name == "auto" and not inventory.slices:
+            raise UsageError("an NVIDIA driver is installed but there is no GPU or MIG instance to use; choose --device software")
+        elif name in inventory.mig_parents:
+            raise UsageError(f"{name} is in MIG mode: name one of its instances: {_describe(inventory.slices)}")
+        else:
+            chosen.extend(select(name, inventory.slices))
+    return list(dict.fromkeys(chosen))

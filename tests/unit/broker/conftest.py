@@ -1,0 +1,3 @@
+from .broker_tools import start
+
+__all__ = ["start"]
