@@ -1,0 +1,182 @@
+"""Events: marks in streams, with the time at which they were reached."""
+
+from __future__ import annotations
+
+import time
+
+from migproxy.softgpu import errors_table as status
+from migproxy.softgpu import memory_unsafe as raw
+from migproxy.softgpu.capture import Capture, Node, NodeKind
+from migproxy.softgpu.queues import Mark
+from migproxy.softgpu.state import Context, entry, need
+from migproxy.softgpu.streams import StreamApi, synchronize_context
+
+_BLOCKING_SYNC, _DISABLE_TIMING, _INTERPROCESS = 1, 2, 4
+_EXTERNAL = 1
+
+
+class _Record:
+    """One ``cuEventRecord``: where it is, and when it was reached."""
+
+    __slots__ = ("at", "mark")
+
+    def __init__(self) -> None:
+        self.mark: Mark | None = None
+        self.at = 0
+
+    def reach(self) -> None:
+        self.at = time.perf_counter_ns()
+
+
+class Event:
+    """An event of a context."""
+
+    def __init__(self, context: Context, flags: int) -> None:
+        self.context = context
+        self.flags = flags
+        self.handle = 0
+        self.record: _Record | None = None
+        self.captured: tuple[Capture, list[Node]] | None = None
+
+    def reached(self) -> bool:
+        mark = self.record.mark if self.record is not None else None
+        return mark is None or mark.reached()
+
+
+class EventApi(StreamApi):
+    """``cuEvent*``, ``cuStreamWaitEvent``."""
+
+    def event(self, handle: int) -> Event:
+        event = self.handles.get(handle, Event)
+        event.context.check()
+        return event
+
+    @entry
+    def cuEventCreate(self, phEvent: int, Flags: int) -> None:
+        need(phEvent and not Flags & ~(_BLOCKING_SYNC | _DISABLE_TIMING | _INTERPROCESS), f"event flags {Flags}")
+        need(not Flags & _INTERPROCESS, "events between processes are not supported", status.NOT_SUPPORTED)
+        event = Event(self.context(), Flags)
+        event.handle = self.handles.add(event)
+        raw.write_u64(phEvent, event.handle)
+
+    @entry
+    def cuEventDestroy(self, hEvent: int) -> None:
+        self.handles.get(hEvent, Event)
+        self.handles.drop(hEvent)
+
+    @entry
+    def cuEventRecord(self, hEvent: int, hStream: int) -> None:
+        self._record(hEvent, hStream, 0)
+
+    @entry
+    def cuEventRecordWithFlags(self, hEvent: int, hStream: int, flags: int) -> None:
+        self._record(hEvent, hStream, flags)
+
+    def _record(self, event_handle: int, stream_handle: int, flags: int) -> None:
+        need(flags in (0, _EXTERNAL), f"record flags {flags}")
+        event = self.event(event_handle)
+        stream = self.stream(stream_handle)
+        if stream.capture is not None:
+            if flags == _EXTERNAL:
+                stream.submit(NodeKind.EVENT_RECORD, self.record_when_run(event), params=event)
+            else:
+                event.captured = (stream.capture, list(stream.capture.frontier[stream]))
+            return
+        need(event.context.device is stream.context.device, "event and stream of two devices", status.INVALID_HANDLE)
+        record = _Record()
+        record.mark = stream.submit(NodeKind.EVENT_RECORD, record.reach)
+        event.captured = None
+        event.record = record
+
+    @staticmethod
+    def record_when_run(event: Event) -> _Reacher:
+        """What an event-record node of a graph does when the graph runs."""
+        return _Reacher(event)
+
+    @staticmethod
+    def wait_when_run(event: Event) -> _Waiter:
+        """What an event-wait node of a graph does when the graph runs."""
+        return _Waiter(event)
+
+    @entry
+    def cuEventQuery(self, hEvent: int) -> None:
+        event = self.event(hEvent)
+        need(event.captured is None, "the event was last recorded in a capture", status.CAPTURED_EVENT)
+        need(event.reached(), "", status.NOT_READY)
+        event.context.check()
+
+    @entry
+    def cuEventSynchronize(self, hEvent: int) -> None:
+        event = self.event(hEvent)
+        need(event.captured is None, "the event was last recorded in a capture", status.CAPTURED_EVENT)
+        record = event.record
+        if record is not None and record.mark is not None:
+            record.mark.wait()
+        event.context.check()
+
+    @entry
+    def cuEventElapsedTime(self, pMilliseconds: int, hStart: int, hEnd: int) -> None:
+        start, end = self.event(hStart), self.event(hEnd)
+        need(pMilliseconds)
+        need(start.captured is None and end.captured is None, "recorded in a capture", status.CAPTURED_EVENT)
+        need(not (start.flags | end.flags) & _DISABLE_TIMING, "an event without timing", status.INVALID_HANDLE)
+        first, last = start.record, end.record
+        if first is None or last is None:
+            need(False, "an event was never recorded", status.INVALID_HANDLE)
+            return
+        need(start.reached() and end.reached(), "", status.NOT_READY)
+        raw.write_f32(pMilliseconds, (last.at - first.at) / 1e6)
+
+    @entry
+    def cuStreamWaitEvent(self, hStream: int, hEvent: int, Flags: int) -> None:
+        stream, event = self.stream(hStream), self.event(hEvent)
+        need(Flags in (0, _EXTERNAL), f"wait flags {Flags}")
+        if event.captured is not None and Flags != _EXTERNAL:
+            capture, nodes = event.captured
+            need(stream.capture is not None or capture.origin.capture is capture, "", status.CAPTURED_EVENT)
+            capture.join(stream, nodes)
+            return
+        if stream.capture is not None:
+            need(Flags == _EXTERNAL, "the event was not recorded in this capture", status.STREAM_CAPTURE_ISOLATION)
+            stream.submit(NodeKind.WAIT_EVENT, self.wait_when_run(event), params=event)
+            return
+        record = event.record
+        if record is not None and record.mark is not None and not record.mark.reached():
+            stream.submit(NodeKind.WAIT_EVENT, None, after=(record.mark,))
+
+    @entry
+    def cuCtxRecordEvent(self, hCtx: int, hEvent: int) -> None:
+        need(False, "cuCtxRecordEvent needs green contexts, which the software GPU has not", status.NOT_SUPPORTED)
+
+    @entry
+    def cuCtxSynchronize(self) -> None:
+        context = self.context()
+        for stream in list(context.streams):
+            stream.forbid_capture()
+        synchronize_context(context)
+        context.check()
+
+
+class _Reacher:
+    """Records an event from inside a running graph."""
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+
+    def __call__(self) -> None:
+        record = _Record()
+        record.reach()
+        self.event.captured = None
+        self.event.record = record
+
+
+class _Waiter:
+    """Waits for an event from inside a running graph."""
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+
+    def __call__(self) -> None:
+        record = self.event.record
+        if record is not None and record.mark is not None:
+            record.mark.wait()

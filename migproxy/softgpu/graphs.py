@@ -1,0 +1,439 @@
+"""Stream capture and graphs.
+
+A graph is launched as one operation of its stream, which runs the nodes in an order that respects their dependencies.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from migproxy.errors import CudaError
+from migproxy.softgpu import errors_table as status
+from migproxy.softgpu import memory_unsafe as raw
+from migproxy.softgpu.capture import Capture, Graph, Node, NodeKind
+from migproxy.softgpu.host_calls_unsafe import call_host_function
+from migproxy.softgpu.launch import gather_params, launch_operation
+from migproxy.softgpu.pools import PoolApi
+from migproxy.softgpu.state import entry, need
+from migproxy.softgpu.streams import Stream
+
+_KERNEL_PARAMS = struct.Struct("<QIIIIIIIxxxxQQQQ")  # function, grid, block, shared, params, extra, kernel, context
+_MEMSET_PARAMS = struct.Struct("<QQIIQQ")  # address, pitch, value, element size, width, height
+_HOST_PARAMS = struct.Struct("<QQ")
+_ACTIVE, _INVALIDATED = 1, 2
+_GLOBAL, _THREAD_LOCAL, _RELAXED = 0, 1, 2
+
+
+@dataclass(eq=False)
+class Executable:
+    """An instantiated graph: the nodes in the order in which they run."""
+
+    order: list[Node]
+    runs: list[Callable[[], None] | None]
+    foreign: bool
+    flags: int = 0
+    disabled: set[Node] = field(default_factory=set)
+
+    def run(self) -> None:
+        for node, run in zip(self.order, self.runs, strict=True):
+            if run is not None and node not in self.disabled:
+                run()
+
+
+class GraphApi(PoolApi):
+    """``cuGraph*`` and stream capture."""
+
+    # ---- capture ------------------------------------------------------------------------------------------------
+
+    @entry
+    def cuStreamBeginCapture(self, hStream: int, mode: int) -> None:
+        self._begin(hStream, self._new_graph(), mode, [])
+
+    @entry
+    def cuStreamBeginCaptureToGraph(
+        self, hStream: int, hGraph: int, dependencies: int, dependencyData: int, numDependencies: int, mode: int
+    ) -> None:
+        self._begin(hStream, self._graph(hGraph), mode, self._nodes(dependencies, numDependencies))
+
+    def _begin(self, handle: int, graph: Graph, mode: int, after: list[Node]) -> None:
+        stream = self.stream(handle)
+        need(mode in (_GLOBAL, _THREAD_LOCAL, _RELAXED), f"capture mode {mode}")
+        need(not stream.is_legacy, "the default stream cannot be captured", status.STREAM_CAPTURE_UNSUPPORTED)
+        need(stream.capture is None, "the stream is capturing already", status.ILLEGAL_STATE)
+        stream.capture = Capture(stream, graph, mode)
+        stream.capture.frontier[stream] = after
+
+    @entry
+    def cuStreamEndCapture(self, hStream: int, phGraph: int) -> None:
+        stream = self.stream(hStream)
+        need(phGraph)
+        capture = stream.capture
+        if capture is None:
+            raise CudaError(status.ILLEGAL_STATE, "the stream is not capturing")
+        need(capture.origin is stream, "begun on another stream", status.STREAM_CAPTURE_UNMATCHED)
+        need(
+            capture.mode == _RELAXED or capture.thread == _thread(),
+            "begun by another thread",
+            status.STREAM_CAPTURE_WRONG_THREAD,
+        )
+        try:
+            capture.end()
+        except CudaError:
+            raw.write_u64(phGraph, 0)
+            raise
+        raw.write_u64(phGraph, capture.graph.handle)
+
+    @entry
+    def cuStreamIsCapturing(self, hStream: int, captureStatus: int) -> None:
+        need(captureStatus)
+        raw.write_u32(captureStatus, _capture_status(self.stream(hStream)))
+
+    @entry
+    def cuStreamGetCaptureInfo(self, hStream: int, captureStatus_out: int, id_out: int, *rest: int) -> None:
+        # CUDA 12: (…, graph, dependencies, count); CUDA 13: (…, graph, dependencies, edge data, count).
+        need(captureStatus_out and len(rest) in (0, 3, 4), "cuStreamGetCaptureInfo takes 3, 6 or 7 arguments")
+        stream = self.stream(hStream)
+        raw.write_u32(captureStatus_out, _capture_status(stream))
+        capture = stream.capture
+        if capture is None:
+            return
+        if id_out:
+            raw.write_u64(id_out, capture.id)
+        if rest:
+            if rest[0]:
+                raw.write_u64(rest[0], capture.graph.handle)
+            handles = [node.handle for node in capture.frontier[stream]]
+            memory = raw.Buffer(max(8 * len(handles), 8))
+            raw.write_array_u64(memory.address, handles)
+            capture.handed_out = memory
+            if rest[1]:
+                raw.write_u64(rest[1], memory.address)
+            if len(rest) == 4 and rest[2]:
+                raw.write_u64(rest[2], 0)
+            if rest[-1]:
+                raw.write_u64(rest[-1], len(handles))
+
+    @entry
+    def cuStreamUpdateCaptureDependencies(self, hStream: int, dependencies: int, *rest: int) -> None:
+        # CUDA 12: (…, count, flags); CUDA 13: (…, edge data, count, flags).
+        need(len(rest) in (2, 3), "cuStreamUpdateCaptureDependencies takes 4 or 5 arguments")
+        stream = self.stream(hStream)
+        if stream.capture is None:
+            raise CudaError(status.ILLEGAL_STATE, "the stream is not capturing")
+        nodes = self._nodes(dependencies, rest[-2])
+        need(rest[-1] in (0, 1), f"flags {rest[-1]}")
+        before = stream.capture.frontier[stream] if rest[-1] == 0 else []
+        stream.capture.frontier[stream] = list(dict.fromkeys(before + nodes))
+
+    @entry
+    def cuThreadExchangeStreamCaptureMode(self, mode: int) -> None:
+        need(mode)
+        wanted = raw.read_u32(mode)
+        need(wanted in (_GLOBAL, _THREAD_LOCAL, _RELAXED), f"capture mode {wanted}")
+        raw.write_u32(mode, self.swap_capture_mode(wanted))
+
+    # ---- building -----------------------------------------------------------------------------------------------
+
+    def _new_graph(self) -> Graph:
+        graph = Graph(register=self.handles.add)
+        graph.handle = self.handles.add(graph)
+        return graph
+
+    def _graph(self, handle: int) -> Graph:
+        return self.handles.get(handle, Graph, status.INVALID_VALUE)
+
+    def _node(self, handle: int) -> Node:
+        return self.handles.get(handle, Node, status.INVALID_VALUE)
+
+    def _nodes(self, address: int, count: int) -> list[Node]:
+        need(count == 0 or address)
+        return [self._node(handle) for handle in raw.read_array_u64(address, count)] if count else []
+
+    @entry
+    def cuGraphCreate(self, phGraph: int, flags: int) -> None:
+        need(phGraph and flags == 0)
+        raw.write_u64(phGraph, self._new_graph().handle)
+
+    @entry
+    def cuGraphDestroy(self, hGraph: int) -> None:
+        graph = self._graph(hGraph)
+        for node in graph.nodes:
+            self.handles.drop(node.handle)
+        self.handles.drop(hGraph)
+
+    @entry
+    def cuGraphClone(self, phGraphClone: int, originalGraph: int) -> None:
+        need(phGraphClone)
+        original, clone = self._graph(originalGraph), self._new_graph()
+        twins: dict[Node, Node] = {}
+        for node in original.ordered():
+            after = [twins[before] for before in node.after]
+            twins[node] = clone.add(node.kind, node.run, after, foreign=node.foreign, params=node.params)
+        raw.write_u64(phGraphClone, clone.handle)
+
+    def _add(
+        self,
+        out: int,
+        graph: int,
+        dependencies: int,
+        count: int,
+        kind: NodeKind,
+        run: Callable[[], None] | None,
+        *,
+        foreign: bool = False,
+        params: object = None,
+    ) -> None:
+        need(out)
+        after = self._nodes(dependencies, count)
+        node = self._graph(graph).add(kind, run, after, foreign=foreign, params=params)
+        raw.write_u64(out, node.handle)
+
+    @entry
+    def cuGraphAddEmptyNode(self, phGraphNode: int, hGraph: int, dependencies: int, numDependencies: int) -> None:
+        self._add(phGraphNode, hGraph, dependencies, numDependencies, NodeKind.EMPTY, None)
+
+    @entry
+    def cuGraphAddKernelNode(
+        self, phGraphNode: int, hGraph: int, dependencies: int, numDependencies: int, nodeParams: int
+    ) -> None:
+        run = self._kernel_node(nodeParams)
+        self._add(phGraphNode, hGraph, dependencies, numDependencies, NodeKind.KERNEL, run, params=run)
+
+    def _kernel_node(self, address: int) -> Callable[[], None]:
+        need(address)
+        handle, gx, gy, gz, bx, by, bz, shared, params, extra, kernel, _ = raw.unpack(_KERNEL_PARAMS, address)
+        function = self.function(handle or kernel)
+        return launch_operation(function, (gx, gy, gz), (bx, by, bz), shared, gather_params(function, params, extra))
+
+    @entry
+    def cuGraphAddMemcpyNode(
+        self, phGraphNode: int, hGraph: int, dependencies: int, numDependencies: int, copyParams: int, ctx: int
+    ) -> None:
+        destination, source, extent, _ = self.parse_copy_3d(copyParams)
+        run = self.box_copy(destination, source, extent)
+        self._add(phGraphNode, hGraph, dependencies, numDependencies, NodeKind.MEMCPY, run)
+
+    @entry
+    def cuGraphAddMemsetNode(
+        self, phGraphNode: int, hGraph: int, dependencies: int, numDependencies: int, memsetParams: int, ctx: int
+    ) -> None:
+        need(memsetParams)
+        address, pitch, value, width, count, height = raw.unpack(_MEMSET_PARAMS, memsetParams)
+        need(width in (1, 2, 4), f"element size {width}")
+        run = self.fill_operation(address, pitch, value, width, count, height)
+        self._add(phGraphNode, hGraph, dependencies, numDependencies, NodeKind.MEMSET, run)
+
+    @entry
+    def cuGraphAddHostNode(
+        self, phGraphNode: int, hGraph: int, dependencies: int, numDependencies: int, nodeParams: int
+    ) -> None:
+        need(nodeParams)
+        function, data = raw.unpack(_HOST_PARAMS, nodeParams)
+        self._add(
+            phGraphNode,
+            hGraph,
+            dependencies,
+            numDependencies,
+            NodeKind.HOST,
+            lambda: call_host_function(function, data),
+            foreign=True,
+            params=(function, data),
+        )
+
+    @entry
+    def cuGraphAddChildGraphNode(
+        self, phGraphNode: int, hGraph: int, dependencies: int, numDependencies: int, childGraph: int
+    ) -> None:
+        child = _instantiate(self._graph(childGraph), 0)
+        self._add(
+            phGraphNode,
+            hGraph,
+            dependencies,
+            numDependencies,
+            NodeKind.GRAPH,
+            child.run,
+            foreign=child.foreign,
+            params=childGraph,
+        )
+
+    @entry
+    def cuGraphAddEventRecordNode(
+        self, phGraphNode: int, hGraph: int, dependencies: int, numDependencies: int, event: int
+    ) -> None:
+        found = self.event(event)
+        run = self.record_when_run(found)
+        self._add(phGraphNode, hGraph, dependencies, numDependencies, NodeKind.EVENT_RECORD, run, params=found)
+
+    @entry
+    def cuGraphAddEventWaitNode(
+        self, phGraphNode: int, hGraph: int, dependencies: int, numDependencies: int, event: int
+    ) -> None:
+        found = self.event(event)
+        run = self.wait_when_run(found)
+        self._add(phGraphNode, hGraph, dependencies, numDependencies, NodeKind.WAIT_EVENT, run, params=found)
+
+    @entry
+    def cuGraphAddDependencies(self, hGraph: int, first: int, to: int, *rest: int) -> None:
+        # CUDA 12: (…, count); CUDA 13: (…, edge data, count).
+        need(len(rest) in (1, 2), "cuGraphAddDependencies takes 4 or 5 arguments")
+        graph = self._graph(hGraph)
+        for before, node in zip(self._nodes(first, rest[-1]), self._nodes(to, rest[-1]), strict=True):
+            need(before.graph is graph and node.graph is graph, "nodes of another graph")
+            if before not in node.after:
+                node.after.append(before)
+
+    # ---- asking -------------------------------------------------------------------------------------------------
+
+    @entry
+    def cuGraphGetNodes(self, hGraph: int, nodes: int, numNodes: int) -> None:
+        _write_nodes(self._graph(hGraph).nodes, nodes, numNodes)
+
+    @entry
+    def cuGraphGetRootNodes(self, hGraph: int, rootNodes: int, numRootNodes: int) -> None:
+        _write_nodes([node for node in self._graph(hGraph).nodes if not node.after], rootNodes, numRootNodes)
+
+    @entry
+    def cuGraphGetEdges(self, hGraph: int, first: int, to: int, *rest: int) -> None:
+        # CUDA 12: (…, count); CUDA 13: (…, edge data, count).
+        need(len(rest) in (1, 2), "cuGraphGetEdges takes 4 or 5 arguments")
+        edges = [(before, node) for node in self._graph(hGraph).nodes for before in node.after]
+        count = rest[-1]
+        room = raw.read_u64(count)
+        _write_nodes([before for before, _ in edges], first, count)
+        if to:
+            raw.write_u64(count, room)
+            _write_nodes([node for _, node in edges], to, count)
+
+    @entry
+    def cuGraphNodeGetType(self, hNode: int, type: int) -> None:
+        need(type)
+        raw.write_u32(type, self._node(hNode).kind)
+
+    @entry
+    def cuGraphNodeGetDependencies(self, hNode: int, dependencies: int, *rest: int) -> None:
+        need(len(rest) in (1, 2), "cuGraphNodeGetDependencies takes 3 or 4 arguments")
+        _write_nodes(self._node(hNode).after, dependencies, rest[-1])
+
+    @entry
+    def cuGraphNodeGetDependentNodes(self, hNode: int, dependentNodes: int, *rest: int) -> None:
+        need(len(rest) in (1, 2), "cuGraphNodeGetDependentNodes takes 3 or 4 arguments")
+        node = self._node(hNode)
+        _write_nodes([other for other in node.graph.nodes if node in other.after], dependentNodes, rest[-1])
+
+    @entry
+    def cuGraphDestroyNode(self, hNode: int) -> None:
+        node = self._node(hNode)
+        node.graph.nodes.remove(node)
+        for other in node.graph.nodes:
+            if node in other.after:
+                other.after.remove(node)
+        self.handles.drop(hNode)
+
+    # ---- running ------------------------------------------------------------------------------------------------
+
+    @entry
+    def cuGraphInstantiate(self, phGraphExec: int, hGraph: int, *rest: int) -> None:
+        # CUDA 12 and 13: (…, flags); before: (…, error node, log buffer, its size).
+        need(phGraphExec and len(rest) in (1, 3), "cuGraphInstantiate takes 3 or 5 arguments")
+        made = _instantiate(self._graph(hGraph), rest[0] if len(rest) == 1 else 0)
+        raw.write_u64(phGraphExec, self.handles.add(made))
+
+    @entry
+    def cuGraphInstantiateWithFlags(self, phGraphExec: int, hGraph: int, flags: int) -> None:
+        raw.write_u64(phGraphExec, self.handles.add(_instantiate(self._graph(hGraph), flags)))
+
+    @entry
+    def cuGraphInstantiateWithParams(self, phGraphExec: int, hGraph: int, instantiateParams: int) -> None:
+        need(phGraphExec and instantiateParams)
+        flags = raw.read_u64(instantiateParams)
+        raw.write_u64(phGraphExec, self.handles.add(_instantiate(self._graph(hGraph), flags)))
+        raw.write_u64(instantiateParams + 16, 0)
+        raw.write_u32(instantiateParams + 24, 0)
+
+    def _executable(self, handle: int) -> Executable:
+        return self.handles.get(handle, Executable, status.INVALID_VALUE)
+
+    @entry
+    def cuGraphExecGetFlags(self, hGraphExec: int, flags: int) -> None:
+        need(flags)
+        raw.write_u64(flags, self._executable(hGraphExec).flags)
+
+    @entry
+    def cuGraphLaunch(self, hGraphExec: int, hStream: int) -> None:
+        executable = self._executable(hGraphExec)
+        self.stream(hStream).submit(NodeKind.GRAPH, executable.run, foreign=executable.foreign)
+
+    @entry
+    def cuGraphUpload(self, hGraphExec: int, hStream: int) -> None:
+        self._executable(hGraphExec)
+        self.stream(hStream)
+
+    @entry
+    def cuGraphExecUpdate(self, hGraphExec: int, hGraph: int, resultInfo: int) -> None:
+        executable, fresh = self._executable(hGraphExec), _instantiate(self._graph(hGraph), 0)
+        same = [node.kind for node in executable.order] == [node.kind for node in fresh.order]
+        if resultInfo:
+            raw.write_bytes(resultInfo, struct.pack("<IxxxxQQ", 0 if same else 2, 0, 0))
+        need(same, "the graph's topology changed", status.GRAPH_EXEC_UPDATE_FAILURE)
+        executable.order, executable.runs, executable.disabled = fresh.order, fresh.runs, set()
+
+    @entry
+    def cuGraphExecDestroy(self, hGraphExec: int) -> None:
+        self._executable(hGraphExec)
+        self.handles.drop(hGraphExec)
+
+    @entry
+    def cuGraphExecKernelNodeSetParams(self, hGraphExec: int, hNode: int, nodeParams: int) -> None:
+        executable, node = self._executable(hGraphExec), self._node(hNode)
+        need(node in executable.order and node.kind == NodeKind.KERNEL, "no kernel node of this graph")
+        executable.runs[executable.order.index(node)] = self._kernel_node(nodeParams)
+
+    @entry
+    def cuGraphKernelNodeSetParams(self, hNode: int, nodeParams: int) -> None:
+        node = self._node(hNode)
+        need(node.kind == NodeKind.KERNEL, "not a kernel node")
+        node.run = self._kernel_node(nodeParams)
+
+    @entry
+    def cuGraphNodeSetEnabled(self, hGraphExec: int, hNode: int, isEnabled: int) -> None:
+        executable, node = self._executable(hGraphExec), self._node(hNode)
+        need(node in executable.order, "no node of this graph")
+        if isEnabled:
+            executable.disabled.discard(node)
+        else:
+            executable.disabled.add(node)
+
+    @entry
+    def cuGraphNodeGetEnabled(self, hGraphExec: int, hNode: int, isEnabled: int) -> None:
+        executable, node = self._executable(hGraphExec), self._node(hNode)
+        need(isEnabled and node in executable.order, "no node of this graph")
+        raw.write_u32(isEnabled, int(node not in executable.disabled))
+
+
+def _instantiate(graph: Graph, flags: int) -> Executable:
+    order = graph.ordered()
+    return Executable(order, [node.run for node in order], any(node.foreign for node in order), flags)
+
+
+def _capture_status(stream: Stream) -> int:
+    if stream.capture is None:
+        return 0
+    return _INVALIDATED if stream.capture.invalid else _ACTIVE
+
+
+def _write_nodes(nodes: list[Node], out: int, count: int) -> None:
+    """The driver's convention: without ``out`` only the number, otherwise as many as there is room for."""
+    need(count)
+    if out:
+        room = raw.read_u64(count)
+        raw.write_array_u64(out, [node.handle for node in nodes[:room]] + [0] * (room - len(nodes)))
+        raw.write_u64(count, min(room, len(nodes)))
+    else:
+        raw.write_u64(count, len(nodes))
+
+
+def _thread() -> int:
+    return threading.get_ident()

@@ -1,0 +1,494 @@
+"""Modules, libraries, kernels and functions, and what they are asked about themselves."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+from migproxy.errors import CudaError, PtxError
+from migproxy.softgpu import card, images
+from migproxy.softgpu import errors_table as status
+from migproxy.softgpu import memory_unsafe as raw
+from migproxy.softgpu.copies import CopyApi
+from migproxy.softgpu.state import Context, Kernel, LoadedModule, entry, need
+
+_REGISTERS_PER_THREAD = 32
+_OPTION_ERROR_LOG, _OPTION_ERROR_LOG_SIZE = 5, 6
+
+
+@dataclass(eq=False)
+class Module:
+    """A loaded module, by ``cuModuleLoad*`` or behind a library."""
+
+    context: Context
+    loaded: LoadedModule
+    globals: list[int] = field(default_factory=list)
+    functions: dict[str, Function] = field(default_factory=dict)
+    handle: int = 0
+    library: Library | None = None
+
+
+@dataclass(eq=False)
+class Library:
+    """A library: an image that becomes a module in each context that uses it."""
+
+    texts: list[bytes]
+    modules: dict[int, Module] = field(default_factory=dict)
+    kernels: dict[str, LibraryKernel] = field(default_factory=dict)
+    handle: int = 0
+
+
+@dataclass(eq=False)
+class Function:
+    """A kernel in a module, with the attributes that the application set."""
+
+    module: Module
+    kernel: Kernel
+    name_string: raw.CString
+    handle: int = 0
+    max_dynamic_shared: int = 0
+    carveout: int = -1
+    cluster: tuple[int, int, int] = (0, 0, 0)
+    settings: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class LibraryKernel:
+    """A kernel of a library, not yet bound to a context."""
+
+    library: Library
+    name: str
+    handle: int = 0
+    pending: dict[tuple[int, int], int] = field(default_factory=dict)  # (device, attribute) → value
+
+
+def default_dynamic_shared(kernel: Kernel) -> int:
+    """Dynamic shared memory that a kernel may use without opting in."""
+    return max(card.SHARED_PER_BLOCK - kernel.static_shared, 0)
+
+
+class ModuleApi(CopyApi):
+    """``cuModule*``, ``cuLibrary*``, ``cuKernel*``, ``cuFunc*``."""
+
+    # ---- loading ------------------------------------------------------------------------------------------------
+
+    def load(self, context: Context, texts: list[bytes]) -> Module:
+        """Compile PTX texts into a module of ``context``; its globals get device memory."""
+        placed: list[int] = []
+
+        def place_global(name: str, size: int, alignment: int) -> int:
+            need(alignment <= raw.PAGE, f"alignment {alignment} of {name}", status.NOT_SUPPORTED)
+            placed.append(self.space.allocate(context.device, max(size, 1), context.handle).base)
+            return placed[-1]
+
+        try:
+            if len(texts) == 1:
+                loaded = self.engine.load_module(texts[0], place_global=place_global)
+            else:
+                loaded = self.engine.load_modules(texts, place_global=place_global)
+        except PtxError as error:
+            for address in placed:
+                self.space.free(address)
+            raise CudaError(status.INVALID_PTX, str(error)) from error
+        except CudaError:
+            for address in placed:
+                self.space.free(address)
+            raise
+        module = Module(context, loaded, placed)
+        module.handle = self.handles.add(module)
+        return module
+
+    def _load_at(self, out: int, image: int, options: dict[int, int]) -> None:
+        context = self.context()
+        need(out and image)
+        try:
+            module = self.load(context, images.texts_at(image))
+        except CudaError as error:
+            _write_log(options, error.detail)
+            raise
+        raw.write_u64(out, module.handle)
+
+    @entry
+    def cuModuleLoadData(self, module: int, image: int) -> None:
+        self._load_at(module, image, {})
+
+    @entry
+    def cuModuleLoadDataEx(self, module: int, image: int, numOptions: int, options: int, optionValues: int) -> None:
+        self._load_at(module, image, read_options(numOptions, options, optionValues))
+
+    @entry
+    def cuModuleLoadFatBinary(self, module: int, fatCubin: int) -> None:
+        self._load_at(module, fatCubin, {})
+
+    @entry
+    def cuModuleLoad(self, module: int, fname: int) -> None:
+        context = self.context()
+        need(module and fname)
+        raw.write_u64(module, self.load(context, _file_texts(fname)).handle)
+
+    @entry
+    def cuModuleUnload(self, hmod: int) -> None:
+        module = self.handles.get(hmod, Module)
+        need(module.library is None, "the module belongs to a library", status.NOT_PERMITTED)
+        self.context()
+        self.unload(module)
+
+    def unload(self, module: Module) -> None:
+        """Drop a module once everything submitted has run."""
+        for stream in list(module.context.streams):
+            stream.queue.last().wait()
+        for function in module.functions.values():
+            self.handles.drop(function.handle)
+        self.handles.drop(module.handle)
+        if module.context.alive:
+            for address in module.globals:
+                self.space.free(address)
+
+    def forget_context(self, context: Context) -> None:
+        super().forget_context(context)
+        for module in self.handles.of_kind(Module):
+            if module.context is context:
+                if module.library is not None:
+                    module.library.modules.pop(context.handle, None)
+                self.unload(module)
+
+    @entry
+    def cuModuleGetLoadingMode(self, mode: int) -> None:
+        need(mode)
+        raw.write_u32(mode, 1)  # eager
+
+    # ---- modules ------------------------------------------------------------------------------------------------
+
+    def module(self, handle: int) -> Module:
+        module = self.handles.get(handle, Module)
+        module.context.check()
+        return module
+
+    def function_named(self, module: Module, name: str) -> Function:
+        if name not in module.functions:
+            kernel = module.loaded.kernels.get(name)
+            if kernel is None:
+                raise CudaError(status.NOT_FOUND, f"the module has no kernel {name}")
+            function = Function(module, kernel, raw.CString(name))
+            function.max_dynamic_shared = default_dynamic_shared(kernel)
+            function.handle = self.handles.add(function)
+            module.functions[name] = function
+        return module.functions[name]
+
+    @entry
+    def cuModuleGetFunction(self, hfunc: int, hmod: int, name: int) -> None:
+        need(hfunc and name)
+        raw.write_u64(hfunc, self.function_named(self.module(hmod), _name(name)).handle)
+
+    @entry
+    def cuModuleGetFunctionCount(self, count: int, mod: int) -> None:
+        need(count)
+        raw.write_u32(count, len(self.module(mod).loaded.kernels))
+
+    @entry
+    def cuModuleEnumerateFunctions(self, functions: int, numFunctions: int, mod: int) -> None:
+        need(functions)
+        module = self.module(mod)
+        names = itertools.islice(module.loaded.kernels, numFunctions)
+        raw.write_array_u64(functions, [self.function_named(module, name).handle for name in names])
+
+    @entry
+    def cuModuleGetGlobal(self, dptr: int, bytes: int, hmod: int, name: int) -> None:
+        need(name)
+        _write_global(dptr, bytes, self.module(hmod), _name(name))
+
+    # ---- libraries ----------------------------------------------------------------------------------------------
+
+    @entry
+    def cuLibraryLoadData(
+        self,
+        library: int,
+        code: int,
+        jitOptions: int,
+        jitOptionsValues: int,
+        numJitOptions: int,
+        libraryOptions: int,
+        libraryOptionValues: int,
+        numLibraryOptions: int,
+    ) -> None:
+        need(library and code)
+        options = read_options(numJitOptions, jitOptions, jitOptionsValues)
+        try:
+            made = self._new_library(images.texts_at(code))
+        except CudaError as error:
+            _write_log(options, error.detail)
+            raise
+        raw.write_u64(library, made.handle)
+
+    @entry
+    def cuLibraryLoadFromFile(
+        self,
+        library: int,
+        fileName: int,
+        jitOptions: int,
+        jitOptionsValues: int,
+        numJitOptions: int,
+        libraryOptions: int,
+        libraryOptionValues: int,
+        numLibraryOptions: int,
+    ) -> None:
+        need(library and fileName)
+        raw.write_u64(library, self._new_library(_file_texts(fileName)).handle)
+
+    def _new_library(self, texts: list[bytes]) -> Library:
+        library = Library(texts)
+        context = self.current()
+        if context is not None:
+            context.check()
+            # Compile now, so that a library with an error fails here and not at its first use.
+            self.library_module(library, context)
+        library.handle = self.handles.add(library)
+        return library
+
+    def library_module(self, library: Library, context: Context) -> Module:
+        with self.lock:
+            if context.handle not in library.modules:
+                module = self.load(context, library.texts)
+                module.library = library
+                library.modules[context.handle] = module
+            return library.modules[context.handle]
+
+    def _library(self, handle: int) -> Library:
+        return self.handles.get(handle, Library)
+
+    @entry
+    def cuLibraryUnload(self, library: int) -> None:
+        found = self._library(library)
+        self.handles.drop(library)
+        for kernel in found.kernels.values():
+            self.handles.drop(kernel.handle)
+        for module in list(found.modules.values()):
+            self.unload(module)
+
+    @entry
+    def cuLibraryGetModule(self, pMod: int, library: int) -> None:
+        need(pMod)
+        raw.write_u64(pMod, self.library_module(self._library(library), self.context()).handle)
+
+    def _library_kernel(self, library: Library, name: str) -> LibraryKernel:
+        if name not in library.kernels:
+            module = self.library_module(library, self.context())
+            need(name in module.loaded.kernels, f"the library has no kernel {name}", status.NOT_FOUND)
+            kernel = LibraryKernel(library, name)
+            kernel.handle = self.handles.add(kernel)
+            library.kernels[name] = kernel
+        return library.kernels[name]
+
+    @entry
+    def cuLibraryGetKernel(self, pKernel: int, library: int, name: int) -> None:
+        need(pKernel and name)
+        raw.write_u64(pKernel, self._library_kernel(self._library(library), _name(name)).handle)
+
+    @entry
+    def cuLibraryGetKernelCount(self, count: int, lib: int) -> None:
+        need(count)
+        raw.write_u32(count, len(self.library_module(self._library(lib), self.context()).loaded.kernels))
+
+    @entry
+    def cuLibraryEnumerateKernels(self, kernels: int, numKernels: int, lib: int) -> None:
+        need(kernels)
+        library = self._library(lib)
+        names = itertools.islice(self.library_module(library, self.context()).loaded.kernels, numKernels)
+        raw.write_array_u64(kernels, [self._library_kernel(library, name).handle for name in names])
+
+    @entry
+    def cuLibraryGetGlobal(self, dptr: int, bytes: int, library: int, name: int) -> None:
+        need(name)
+        _write_global(dptr, bytes, self.library_module(self._library(library), self.context()), _name(name))
+
+    # ---- kernels and functions ----------------------------------------------------------------------------------
+
+    def _kernel(self, handle: int) -> LibraryKernel:
+        return self.handles.get(handle, LibraryKernel)
+
+    def bind(self, kernel: LibraryKernel, context: Context) -> Function:
+        """The function of a library's kernel in a context, with what was set on the kernel before."""
+        function = self.function_named(self.library_module(kernel.library, context), kernel.name)
+        for (ordinal, attribute), value in list(kernel.pending.items()):
+            if ordinal == context.device.ordinal:
+                _set_attribute(function, attribute, value)
+                del kernel.pending[ordinal, attribute]
+        return function
+
+    def function(self, handle: int) -> Function:
+        """A function, or a library's kernel in its place, as the driver allows for launches."""
+        found = self.handles.find(handle)
+        if isinstance(found, Function):
+            return found
+        if isinstance(found, LibraryKernel):
+            return self.bind(found, self.context())
+        raise CudaError(status.INVALID_HANDLE, f"{handle:#x} is neither a function nor a kernel")
+
+    @entry
+    def cuKernelGetFunction(self, pFunc: int, kernel: int) -> None:
+        need(pFunc)
+        raw.write_u64(pFunc, self.bind(self._kernel(kernel), self.context()).handle)
+
+    @entry
+    def cuKernelGetLibrary(self, pLib: int, kernel: int) -> None:
+        need(pLib)
+        raw.write_u64(pLib, self._kernel(kernel).library.handle)
+
+    @entry
+    def cuKernelGetName(self, name: int, hfunc: int) -> None:
+        need(name)
+        raw.write_u64(name, self.function(hfunc).name_string.address)
+
+    @entry
+    def cuKernelGetParamInfo(self, kernel: int, paramIndex: int, paramOffset: int, paramSize: int) -> None:
+        _param_info(self.function(kernel), paramIndex, paramOffset, paramSize)
+
+    @entry
+    def cuKernelGetAttribute(self, pi: int, attrib: int, kernel: int, dev: int) -> None:
+        need(pi)
+        self.device(dev)
+        raw.write_i32(pi, self._attribute(self.function(kernel), attrib))
+
+    @entry
+    def cuKernelSetAttribute(self, attrib: int, val: int, kernel: int, dev: int) -> None:
+        device = self.device(dev)
+        found = self._kernel(kernel)
+        context = self.current()
+        if context is not None and context.device is device:
+            _set_attribute(self.bind(found, context), attrib, val)
+        else:
+            found.pending[device.ordinal, attrib] = val
+
+    @entry
+    def cuKernelSetCacheConfig(self, kernel: int, config: int, dev: int) -> None:
+        self.device(dev)
+        need(config in (0, 1, 2, 3), f"cache configuration {config}")
+        self.function(kernel)
+
+    @entry
+    def cuFuncGetName(self, name: int, hfunc: int) -> None:
+        need(name)
+        raw.write_u64(name, self.function(hfunc).name_string.address)
+
+    @entry
+    def cuFuncGetModule(self, hmod: int, hfunc: int) -> None:
+        need(hmod)
+        raw.write_u64(hmod, self.function(hfunc).module.handle)
+
+    @entry
+    def cuFuncGetParamInfo(self, func: int, paramIndex: int, paramOffset: int, paramSize: int) -> None:
+        _param_info(self.function(func), paramIndex, paramOffset, paramSize)
+
+    @entry
+    def cuFuncGetAttribute(self, pi: int, attrib: int, hfunc: int) -> None:
+        need(pi)
+        raw.write_i32(pi, self._attribute(self.function(hfunc), attrib))
+
+    @entry
+    def cuFuncSetAttribute(self, hfunc: int, attrib: int, value: int) -> None:
+        _set_attribute(self.function(hfunc), attrib, value)
+
+    @entry
+    def cuFuncSetCacheConfig(self, hfunc: int, config: int) -> None:
+        need(config in (0, 1, 2, 3), f"cache configuration {config}")
+        self.function(hfunc)
+
+    @entry
+    def cuFuncSetSharedMemConfig(self, hfunc: int, config: int) -> None:
+        need(config in (0, 1, 2), f"shared memory configuration {config}")
+        self.function(hfunc)
+
+    @entry
+    def cuFuncIsLoaded(self, state: int, function: int) -> None:
+        need(state)
+        self.function(function)
+        raw.write_u32(state, 1)
+
+    @entry
+    def cuFuncLoad(self, function: int) -> None:
+        self.function(function)
+
+    def _attribute(self, function: Function, attribute: int) -> int:
+        kernel = function.kernel
+        major, minor = self.spec.capability
+        values = {
+            0: min(kernel.max_threads or card.MAX_THREADS, card.MAX_THREADS),
+            1: kernel.static_shared,
+            2: kernel.const_bytes,
+            3: kernel.local_bytes,
+            4: _REGISTERS_PER_THREAD,
+            5: major * 10 + minor,
+            6: major * 10 + minor,
+            7: 0,
+            8: function.max_dynamic_shared,
+            9: function.carveout,
+            10: 0,
+            11: function.cluster[0],
+            12: function.cluster[1],
+            13: function.cluster[2],
+            14: function.settings.get(14, 0),
+            15: function.settings.get(15, 0),
+        }
+        need(attribute in values, f"function attribute {attribute}")
+        return values[attribute]
+
+
+def _set_attribute(function: Function, attribute: int, value: int) -> None:
+    if attribute == 8:
+        limit = card.SHARED_OPTIN - function.kernel.static_shared
+        need(0 <= value <= limit, f"{value} bytes of dynamic shared memory; {limit} are possible")
+        function.max_dynamic_shared = max(value, default_dynamic_shared(function.kernel))
+    elif attribute == 9:
+        need(-1 <= value <= 100, f"carveout {value}")
+        function.carveout = value
+    elif attribute in (14, 15):
+        function.settings[attribute] = value
+    else:
+        raise CudaError(status.INVALID_VALUE, f"function attribute {attribute} cannot be set")
+
+
+def _param_info(function: Function, index: int, offset: int, size: int) -> None:
+    params = function.kernel.params
+    need(0 <= index < len(params), f"{function.kernel.name} has {len(params)} parameters")
+    if offset:
+        raw.write_u64(offset, params[index][0])
+    if size:
+        raw.write_u64(size, params[index][1])
+
+
+def _write_global(pointer: int, size: int, module: Module, name: str) -> None:
+    found = module.loaded.globals.get(name)
+    if found is None:
+        raise CudaError(status.NOT_FOUND, f"the module has no global {name}")
+    if pointer:
+        raw.write_u64(pointer, found[0])
+    if size:
+        raw.write_u64(size, found[1])
+
+
+def _name(address: int) -> str:
+    return raw.read_string(address).decode("utf-8", "replace")
+
+
+def _file_texts(address: int) -> list[bytes]:
+    path = raw.read_string(address).decode("utf-8", "surrogateescape")
+    try:
+        with open(path, "rb") as file:
+            return images.texts_of(file.read())
+    except OSError as error:
+        raise CudaError(status.FILE_NOT_FOUND, str(error)) from error
+
+
+def read_options(count: int, options: int, values: int) -> dict[int, int]:
+    """JIT options by number; a value is the 64-bit word of its slot."""
+    if not count:
+        return {}
+    need(options and values)
+    return dict(zip(raw.read_array_u32(options, count), raw.read_array_u64(values, count), strict=True))
+
+
+def _write_log(options: dict[int, int], text: str) -> None:
+    """Put the compiler's message where the application asked for it."""
+    buffer, size = options.get(_OPTION_ERROR_LOG, 0), options.get(_OPTION_ERROR_LOG_SIZE, 0) & 0xFFFFFFFF
+    if buffer and size:
+        raw.write_bytes(buffer, text.encode()[: size - 1] + b"\0")
