@@ -35,7 +35,13 @@ ANSWER_SECONDS = 300.0
 #: quota and leave room for fragmentation.
 DEVICE_WINDOW = 512 << 30
 #: Modules whose versions a Hello tells, by distribution. Only those imported already are looked at: nothing is imported for it.
-_TOLD = {"cupy": "cupy", "cuda-bindings": "cuda.bindings", "cuda-core": "cuda.core", "numba": "numba", "numba-cuda": "numba_cuda"}
+_TOLD = {
+    "cupy": "cupy",
+    "cuda-bindings": "cuda.bindings",
+    "cuda-core": "cuda.core",
+    "numba": "numba",
+    "numba-cuda": "numba_cuda",
+}
 
 
 @dataclass

@@ -25,7 +25,7 @@ from migproxy.arena.heap import Heap
 from migproxy.arena.memory_unsafe import copy_in, copy_out
 from migproxy.arena.ring import Producer
 from migproxy.errors import CudaError, ProtocolError, SessionError, SessionLost
-from migproxy.session import connect
+from migproxy.session import connect, opening
 from migproxy.session.device_memory import DeviceMemory
 
 CUDA_ERROR_NOT_INITIALIZED = 3
@@ -76,21 +76,17 @@ class Session:
         _thread.start_new_thread(self._watch, (connection.socket,))
 
     def _map_arena(self, windows: control.Windows, fds: list[int], sizes: list[int]) -> None:
+        """Map the segments where the executor has them, and keep the rest of both windows free of other mappings."""
         address = windows.arena_base
-        connection_windows = self._connection.reserved
-        for reserved in connection_windows:
-            segment.release_window(reserved)
-        segment.reserve_at(windows.device_base, windows.device_size)
         for index, (fd, size) in enumerate(zip(fds, sizes, strict=True)):
-            segment.map_at(fd, address, size)
+            segment.map_over(fd, address, size)
+            os.close(fd)
             if index == 0:
                 self.heap = Heap(address + layout.HEAP_OFFSET, size - layout.HEAP_OFFSET)
             else:
                 self.heap.add_segment(address, size)
             address += size
-            os.close(fd)
         self._arena_end = address
-        segment.reserve_at(address, windows.arena_base + windows.arena_size - address)
 
     # -- life ------------------------------------------------------------------------------------------------------
     def _watch(self, socket: Any) -> None:
@@ -312,8 +308,7 @@ def _open() -> Session:
     global _current
     with _session_lock:
         if _current is None:
-            connection = connect.open_connection()
-            session = Session(connection)
+            session = Session(opening.open_connection())
             _current = session
             for callback in _on_new_session:
                 callback(session)

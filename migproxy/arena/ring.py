@@ -1,0 +1,364 @@
+"""The command ring in Python: `Producer` in the function, `Consumer` in the executor.
+
+Byte layout and ownership of the words: ``abi/layout.py``. x86-64 keeps the order of stores and of loads, so an
+aligned 8-byte
+store releases and an aligned 8-byte load acquires; both sides of each pair are marked with the same letter in comments.
+
+    (A) HEAD: the slot is complete before HEAD says so         (C) BELL: published before the sleeper is looked for
+    (B) reply: its bytes are complete before REPLY_SEQ says so  (D) TAIL: copied out before the slot may be filled again
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from migproxy.abi import layout
+from migproxy.abi.protocol import ARENA_MAGIC, PROTOCOL_VERSION
+from migproxy.arena import futex_unsafe
+from migproxy.errors import ProtocolError, SessionLost
+
+#: How long a waiter looks before it sleeps, in seconds; a machine with one core gains nothing by looking.
+SPIN_SECONDS = 50e-6 if (os.cpu_count() or 1) > 1 else 0.0
+#: A sleeper looks up this often, so that a lost wake-up or a dead peer costs at most this.
+LOOK_UP = 1.0
+#: The longest payload a spilled command may have.
+MAX_SPILL = 256 << 20
+
+
+class _Words:
+    """The words of the header page as attributes."""
+
+    def __init__(self, base: int) -> None:
+        self.head = ctypes.c_uint64.from_address(base + layout.HEAD_OFFSET)
+        self.tail = ctypes.c_uint64.from_address(base + layout.TAIL_OFFSET)
+        self.host_retired = ctypes.c_uint64.from_address(base + layout.HOST_RETIRED_OFFSET)
+        self.frees_retired = ctypes.c_uint64.from_address(base + layout.FREES_RETIRED_OFFSET)
+        self.executor_bell = ctypes.c_uint32.from_address(base + layout.EXECUTOR_BELL_OFFSET)
+        self.function_bell = ctypes.c_uint32.from_address(base + layout.FUNCTION_BELL_OFFSET)
+        self.sleepers = ctypes.c_uint32.from_address(base + layout.FUNCTION_SLEEPERS_OFFSET)
+        self.deferred = ctypes.c_uint32.from_address(base + layout.DEFERRED_STATUS_OFFSET)
+        self.sticky = ctypes.c_uint32.from_address(base + layout.STICKY_STATUS_OFFSET)
+        self.state = ctypes.c_uint32.from_address(base + layout.STATE_OFFSET)
+        self.other_bytes = ctypes.c_uint64.from_address(base + layout.OTHER_BYTES_OFFSET)
+        self.peak_bytes = ctypes.c_uint64.from_address(base + layout.PEAK_BYTES_OFFSET)
+
+
+def write_header(base: int, size: int) -> None:
+    """Write the constants of a fresh control segment (all zero before); the version comes last."""
+    ctypes.c_uint64.from_address(base + layout.MAGIC_OFFSET).value = ARENA_MAGIC
+    ctypes.c_uint64.from_address(base + layout.SIZE_OFFSET).value = size
+    ctypes.c_uint64.from_address(base + layout.SLOT_COUNT_OFFSET).value = layout.SLOT_COUNT
+    ctypes.c_uint32.from_address(base + layout.VERSION_OFFSET).value = PROTOCOL_VERSION
+
+
+def check_header(base: int) -> None:
+    """Raise ProtocolError unless the segment at `base` is a ready arena of this protocol version."""
+    version = ctypes.c_uint32.from_address(base + layout.VERSION_OFFSET).value
+    if version != PROTOCOL_VERSION:
+        raise ProtocolError(f"the arena has protocol version {version}, this side speaks {PROTOCOL_VERSION}")
+    magic = ctypes.c_uint64.from_address(base + layout.MAGIC_OFFSET).value
+    count = ctypes.c_uint64.from_address(base + layout.SLOT_COUNT_OFFSET).value
+    if magic != ARENA_MAGIC or count != layout.SLOT_COUNT:
+        raise ProtocolError("the control segment is no arena of this layout")
+
+
+class Producer:
+    """The function's end of the ring; any number of threads submit under one lock.
+
+    Parameters
+    ----------
+    base : int
+        Address of the control segment.
+    """
+
+    def __init__(self, base: int) -> None:
+        check_header(base)
+        self.base = base
+        self._words = _Words(base)
+        self.lock = threading.Lock()
+        self._sleep_lock = threading.Lock()
+        self._waited: set[int] = set()
+        self.waited_ns = 0
+
+    # -- words -----------------------------------------------------------------------------------------------------
+    def state(self) -> int:
+        """Return one of ``layout.STATE_*``."""
+        return self._words.state.value
+
+    def sticky_status(self) -> int:
+        """Return the status that every call returns once the context is dead, else 0."""
+        return self._words.sticky.value
+
+    def take_deferred_status(self) -> int:
+        """Return and clear the first status of commands without reply."""
+        status = self._words.deferred.value
+        if status:
+            self._words.deferred.value = 0
+        return status
+
+    def host_retired(self) -> int:
+        """Return below which command number host memory is free again."""
+        return self._words.host_retired.value
+
+    def frees_retired(self) -> int:
+        """Return how many frees have been carried out."""
+        return self._words.frees_retired.value
+
+    def other_bytes(self) -> int:
+        """Return the bytes charged besides the function's own allocations."""
+        return self._words.other_bytes.value
+
+    def mark_lost(self) -> None:
+        """Make every waiter give up: the executor is gone."""
+        self._words.state.value = layout.STATE_LOST
+        self._words.function_bell.value = (self._words.function_bell.value + 1) & 0xFFFFFFFF
+        futex_unsafe.wake(self.base + layout.FUNCTION_BELL_OFFSET)
+
+    # -- submitting ------------------------------------------------------------------------------------------------
+    def submit(
+        self,
+        op: int,
+        payload: bytes,
+        *,
+        stream: int = 0,
+        flags: int = 0,
+        reply_address: int = 0,
+        reply_capacity: int = 0,
+        spill: tuple[int, int] | None = None,
+    ) -> int:
+        """Publish one command; blocks while the ring is full. Returns the command's number.
+
+        Raises
+        ------
+        SessionLost
+            The executor is gone while the ring is full.
+        """
+        length, address = len(payload), 0
+        if spill is not None:
+            address, length = spill
+            flags |= layout.FLAG_SPILLED
+        elif length > layout.INLINE_PAYLOAD:
+            raise ValueError(f"a payload of {length} bytes does not fit a slot")
+        header = layout.SLOT_HEADER.pack(op, flags, length, stream, address, reply_address, reply_capacity, 0)
+        with self.lock:
+            number = self._words.head.value
+            if number - self._words.tail.value >= layout.SLOT_COUNT:  # (D)
+                self._wait(lambda: number - self._words.tail.value < layout.SLOT_COUNT, None)
+            slot = self.base + layout.RING_OFFSET + number % layout.SLOT_COUNT * layout.SLOT_SIZE
+            ctypes.memmove(slot, header, len(header))
+            if payload:
+                ctypes.memmove(slot + layout.PAYLOAD_OFFSET, payload, len(payload))
+            self._words.head.value = number + 1  # (A)
+        if self._words.executor_bell.value:  # (C)
+            self._words.executor_bell.value = 0
+            futex_unsafe.wake(self.base + layout.EXECUTOR_BELL_OFFSET)
+        return number
+
+    def wait(self, number: int, timeout: float | None = None) -> tuple[int, bytes]:
+        """Wait for the reply to command `number`; returns its status and data.
+
+        Raises
+        ------
+        SessionLost
+            The executor is gone.
+        TimeoutError
+            `timeout` seconds have passed.
+        """
+        line = self.base + layout.REPLY_OFFSET + number % layout.SLOT_COUNT * layout.REPLY_SIZE
+        sequence = ctypes.c_uint64.from_address(line)
+        self._wait(lambda: sequence.value == number + 1, timeout)  # (B)
+        _, status, length = layout.REPLY_HEADER.unpack(ctypes.string_at(line, layout.REPLY_HEADER.size))
+        return status, ctypes.string_at(line + layout.REPLY_INLINE_OFFSET, min(length, layout.REPLY_INLINE))
+
+    def wait_host_retired(self, number: int) -> None:
+        """Wait until host memory named by command `number` is free again."""
+        self._wait(lambda: self._words.host_retired.value > number, None)
+
+    def wait_frees_retired(self, count: int) -> None:
+        """Wait until `count` frees have been carried out."""
+        self._wait(lambda: self._words.frees_retired.value >= count, None)
+
+    def _wait(self, done: object, timeout: float | None) -> None:
+        ready = done
+        assert callable(ready)
+        if ready():
+            return
+        start = time.perf_counter()
+        while time.perf_counter() - start < SPIN_SECONDS:
+            if ready():
+                self.waited_ns += int((time.perf_counter() - start) * 1e9)
+                return
+        deadline = None if timeout is None else start + timeout
+        with self._sleep_lock:
+            self._words.sleepers.value += 1
+        try:
+            while True:
+                bell = self._words.function_bell.value
+                if ready():
+                    return
+                if self._words.state.value >= layout.STATE_CLOSED:
+                    # What was answered before the end still counts.
+                    if ready():
+                        return
+                    raise SessionLost("the executor is gone")
+                left = LOOK_UP if deadline is None else min(LOOK_UP, deadline - time.perf_counter())
+                if left <= 0:
+                    raise TimeoutError(f"no reply within {timeout} s")
+                futex_unsafe.wait(self.base + layout.FUNCTION_BELL_OFFSET, bell, left)
+        finally:
+            with self._sleep_lock:
+                self._words.sleepers.value -= 1
+            self.waited_ns += int((time.perf_counter() - start) * 1e9)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command, copied out of shared memory once.
+
+    Attributes
+    ----------
+    number : int
+        Its place in the order of submission.
+    refusal : str
+        Why it is malformed; empty if it is not.
+    """
+
+    number: int
+    op: int
+    flags: int
+    stream: int
+    payload: bytes
+    reply_address: int
+    reply_capacity: int
+    refusal: str = ""
+
+    @property
+    def waits(self) -> bool:
+        """The function waits for a reply."""
+        return bool(self.flags & layout.FLAG_WAIT)
+
+
+class Consumer:
+    """The executor's end of the ring. Used by one thread, except `wake` and `add_heap`.
+
+    Parameters
+    ----------
+    base : int
+        Address of the control segment.
+    heap : sequence of (int, int)
+        (address, size) of the heap's parts.
+    """
+
+    def __init__(self, base: int, heap: Sequence[tuple[int, int]]) -> None:
+        check_header(base)
+        self.base = base
+        self._words = _Words(base)
+        self._heap = tuple(heap)
+        self.tail = 0
+        self._deferred_seen = False
+
+    def add_heap(self, address: int, size: int) -> None:
+        """Accept addresses in a further segment."""
+        self._heap = (*self._heap, (address, size))
+
+    def in_heap(self, address: int, size: int) -> bool:
+        """Tell whether [address, address + size) lies inside one run of adjoining heap parts."""
+        position, end = address, address + size
+        for start, length in self._heap:
+            if start <= position < start + length:
+                if end <= start + length:
+                    return True
+                position = start + length
+        return False
+
+    def write_heap(self, address: int, data: bytes) -> None:
+        """Write into the heap; the caller checked the range with `in_heap`."""
+        ctypes.memmove(address, data, len(data))
+
+    def take(self) -> Command | None:
+        """Return the next command, None if there is none."""
+        number = self.tail
+        available = self._words.head.value - number  # (A)
+        if available == 0:
+            return None
+        if not 0 < available <= layout.SLOT_COUNT:
+            self.tail = number + 1
+            return Command(number, 0, 0, 0, b"", 0, 0, "the ring's head is not between its tail and one round later")
+        slot = self.base + layout.RING_OFFSET + number % layout.SLOT_COUNT * layout.SLOT_SIZE
+        raw = ctypes.string_at(slot, layout.SLOT_SIZE)
+        op, flags, length, stream, address, reply, capacity, _ = layout.SLOT_HEADER.unpack_from(raw)
+        refusal = ""
+        if flags & layout.FLAG_SPILLED:
+            if length <= MAX_SPILL and self.in_heap(address, length):
+                payload = ctypes.string_at(address, length)
+            else:
+                payload, refusal = b"", f"a spilled payload of {length} bytes at {address:#x} is not in the arena"
+        elif length <= layout.INLINE_PAYLOAD:
+            payload = raw[layout.PAYLOAD_OFFSET : layout.PAYLOAD_OFFSET + length]
+        else:
+            payload, refusal = b"", f"a payload of {length} bytes does not fit a slot"
+        self.tail = number + 1
+        self._words.tail.value = number + 1  # (D)
+        if number & 0xFF == 0 and self._words.sleepers.value:
+            self._ring()
+        return Command(number, op, flags, stream, payload, reply, capacity, refusal)
+
+    def reply(self, number: int, status: int, data: bytes) -> None:
+        """Answer command `number`; `data` has at most ``REPLY_INLINE`` bytes."""
+        line = self.base + layout.REPLY_OFFSET + number % layout.SLOT_COUNT * layout.REPLY_SIZE
+        body = layout.REPLY_HEADER.pack(0, status, len(data))[8:] + data
+        ctypes.memmove(line + 8, body, len(body))
+        ctypes.c_uint64.from_address(line).value = number + 1  # (B)
+        self._ring()
+
+    def _ring(self) -> None:
+        self._words.function_bell.value = (self._words.function_bell.value + 1) & 0xFFFFFFFF
+        if self._words.sleepers.value:
+            futex_unsafe.wake(self.base + layout.FUNCTION_BELL_OFFSET)
+
+    def set_deferred_status(self, status: int) -> None:
+        """Note the status of a command without reply; the first one stays until the function took it."""
+        if not self._words.deferred.value:
+            self._words.deferred.value = status
+
+    def set_sticky_status(self, status: int) -> None:
+        """Make every later call of the function fail with `status`."""
+        self._words.sticky.value = status
+
+    def set_state(self, state: int) -> None:
+        """Publish one of ``layout.STATE_*`` and wake whoever waits."""
+        self._words.state.value = state
+        self._ring()
+
+    def set_host_retired(self, number: int) -> None:
+        """Publish below which command number host memory is free again."""
+        if self._words.host_retired.value != number:
+            self._words.host_retired.value = number
+            self._ring()
+
+    def set_frees_retired(self, count: int) -> None:
+        """Publish how many frees have been carried out."""
+        self._words.frees_retired.value = count
+        self._ring()
+
+    def set_memory(self, other: int, peak: int) -> None:
+        """Publish the bytes charged besides the function's allocations, and the peak of all."""
+        self._words.other_bytes.value = other
+        self._words.peak_bytes.value = peak
+
+    def sleep(self, timeout: float) -> None:
+        """Sleep until a command arrives or somebody calls `wake`, at most `timeout` seconds."""
+        self._words.executor_bell.value = 1  # (C)
+        if self._words.head.value == self.tail:
+            futex_unsafe.wait(self.base + layout.EXECUTOR_BELL_OFFSET, 1, timeout)
+        self._words.executor_bell.value = 0
+
+    def wake(self) -> None:
+        """End the consumer's sleep, from any thread."""
+        self._words.executor_bell.value = 0
+        futex_unsafe.wake(self.base + layout.EXECUTOR_BELL_OFFSET)
