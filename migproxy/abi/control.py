@@ -67,7 +67,7 @@ class DeviceFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context_bytes: int
 
 
-class Hello(Message):
+class Hello(Message, frozen=True):
     """Function → broker: the first message; two descriptors may come with it, the function's stdout and stderr.
 
     `memory` is the quota asked for in bytes (0: the broker's default); `function_id` joins the sessions of one
@@ -88,7 +88,7 @@ class Hello(Message):
     wait_s: float = -1.0
 
 
-class Welcome(Message):
+class Welcome(Message, frozen=True):
     """Broker → function, with descriptors: one per arena segment, the control segment first."""
 
     protocol: int
@@ -100,7 +100,7 @@ class Welcome(Message):
     quota: int
 
 
-class Refused(Message):
+class Refused(Message, frozen=True):
     """Broker → function: no session; `reason` is one line for the user, `kind` one of protocol, version, device,
     memory, busy, usage."""
 
@@ -108,30 +108,30 @@ class Refused(Message):
     reason: str
 
 
-class GrowArena(Message):
+class GrowArena(Message, frozen=True):
     """Function → broker: add a segment of at least `size` bytes."""
 
     size: int
 
 
-class Grown(Message):
+class Grown(Message, frozen=True):
     """Broker → function (with the descriptor) once the executor has mapped it: size 0 if refused."""
 
     size: int
     reason: str = ""
 
 
-class Goodbye(Message):
+class Goodbye(Message, frozen=True):
     """Function → broker: the process ends in order."""
 
 
-class Lost(Message):
+class Lost(Message, frozen=True):
     """Broker → function: the executor is gone."""
 
     reason: str
 
 
-class SessionSpec(Message):
+class SessionSpec(Message, frozen=True):
     """Broker → executor, with the arena's descriptors: serve this session."""
 
     protocol: int
@@ -145,43 +145,43 @@ class SessionSpec(Message):
     cache_dir: str = ""
 
 
-class Ready(Message):
+class Ready(Message, frozen=True):
     """Executor → broker: the session can start. `windows` are the ones really used."""
 
     windows: Windows
     device: DeviceFacts
 
 
-class Failed(Message):
+class Failed(Message, frozen=True):
     """Executor → broker: the session cannot start or cannot go on; `reason` is one line."""
 
     reason: str
 
 
-class MapSegment(Message):
+class MapSegment(Message, frozen=True):
     """Broker → executor, with a descriptor: map a further segment after the last one."""
 
     size: int
 
 
-class SegmentMapped(Message):
+class SegmentMapped(Message, frozen=True):
     """Executor → broker; `reason` is empty on success."""
 
     size: int
     reason: str = ""
 
 
-class Report(Message):
+class Report(Message, frozen=True):
     """Executor → broker, at the end of a session and on demand: counters by name."""
 
     counters: dict[str, int]
 
 
-class EndSession(Message):
+class EndSession(Message, frozen=True):
     """Broker → executor: the function is gone; send a last `Report` and exit."""
 
 
-class Note(Message):
+class Note(Message, frozen=True):
     """Executor or function → broker: a line for the log that `migproxy logs` shows; never for the script's stderr."""
 
     level: str
@@ -189,7 +189,7 @@ class Note(Message):
 
 
 # -- requests of the command line: any number on one connection, each answered at once ---------------------------------
-class ListSessions(Message):
+class ListSessions(Message, frozen=True):
     """Command line → broker: the sessions of the caller's uid (root: of every uid, if `everyone`)."""
 
     everyone: bool = False
@@ -212,25 +212,25 @@ class SessionRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     program: str
 
 
-class Sessions(Message):
+class Sessions(Message, frozen=True):
     """Broker → command line."""
 
     rows: list[SessionRow]
 
 
-class KillSession(Message):
+class KillSession(Message, frozen=True):
     """Command line → broker: end a session; its function sees `SessionLost`."""
 
     session_id: str
 
 
-class Done(Message):
+class Done(Message, frozen=True):
     """Broker → command line: the request was carried out, or `reason` says why not."""
 
     reason: str = ""
 
 
-class ReadLog(Message):
+class ReadLog(Message, frozen=True):
     """Command line → broker: log lines with numbers from `after` on, of one session if `session_id` is given."""
 
     after: int = 0
@@ -247,21 +247,21 @@ class LogLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: str
 
 
-class LogLines(Message):
+class LogLines(Message, frozen=True):
     """Broker → command line; ask again with `after` = `next` for what follows."""
 
     lines: list[LogLine]
     next: int
 
 
-class AskReport(Message):
+class AskReport(Message, frozen=True):
     """Command line → broker: what the sessions of one function did, added up. Whoever names a function may read its
     report."""
 
     function_id: str
 
 
-class FunctionReport(Message):
+class FunctionReport(Message, frozen=True):
     """Broker → command line. `running` sessions have not ended yet, so their counters are those of their last
     report."""
 
@@ -271,7 +271,7 @@ class FunctionReport(Message):
     counters: dict[str, int]
 
 
-class AskStatus(Message):
+class AskStatus(Message, frozen=True):
     """Command line → broker."""
 
 
@@ -290,7 +290,7 @@ class SliceStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     waiting: int = 0
 
 
-class Status(Message):
+class Status(Message, frozen=True):
     """Broker → command line."""
 
     protocol: int

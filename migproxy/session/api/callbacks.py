@@ -6,6 +6,8 @@ import _thread
 import itertools
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
@@ -48,6 +50,11 @@ def _serve(session: Session) -> None:
         try:
             function()
         except BaseException as error:
-            sys.unraisablehook(
-                sys.UnraisableHookArgs((type(error), error, error.__traceback__, "CUDA host function", function))
+            report: Any = SimpleNamespace(
+                exc_type=type(error),
+                exc_value=error,
+                exc_traceback=error.__traceback__,
+                err_msg="Exception ignored in CUDA host function",
+                object=function,
             )
+            sys.unraisablehook(report)
