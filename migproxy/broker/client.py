@@ -65,7 +65,7 @@ class Client:
 
     def close_with_process(self) -> None:
         """End the connection when the process that opened it ends, even if a child of it still holds the socket open."""
-        if self._pidfd >= 0 or self.pid <= 0:
+        if not self.open or self._pidfd >= 0 or self.pid <= 0:
             return  # 0: a process of a pid namespace that this one cannot see; its socket must do
         try:
             self._pidfd = os.pidfd_open(self.pid)
