@@ -1,62 +1,466 @@
-"""The arena's heap: blocks at addresses that function and executor share.
+"""The arena's heap: who uses which bytes of the segments.
 
-Best fit over free blocks that coalesce; the tables live in the function's own memory, so nothing the executor or
-another process writes
-into the arena can break them.
+Books are kept in ordinary memory of the function, never in the arena: one `PAGE_RECORD` for each 4 KiB page of the
+window. Blocks up to 32 KiB come from spans cut into one size each (32 sizes, at most 25% apart); larger ones are runs
+of pages, best fit from bins by size, merged again when freed. Pages that were never used are known to be zero. A
+block never crosses from one segment into the next, because the executor registers and checks segments one by one.
+
+The functions below are in the small language of `machine_unsafe`: ``migproxy.jit.heap`` compiles them; run as Python
+they are the readable twin. `heap` is the address of a state block made by `Heap`. Precondition of all: `heap` is such
+an address.
 """
 
 from __future__ import annotations
 
-import bisect
+import ctypes
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from migproxy.abi.protocol import ARENA_WINDOW
+from migproxy.arena import machine_unsafe as machine
+from migproxy.arena import segment
+from migproxy.arena.machine_unsafe import (
+    U32,
+    U64,
+    External,
+    compare_exchange32,
+    leading_zeros,
+    load32,
+    load32_acquire,
+    load64,
+    pause,
+    store32,
+    store32_release,
+    store64,
+    trailing_zeros,
+)
+
+PAGE = 4096
+MAX_SMALL = 32768
+CLASSES = 32
+#: Alignment that every block has.
+MIN_ALIGN = 64
+
+# -- state block ------------------------------------------------------------------------------------------------------
+LOCK = 0x00  # u32
+BASE = 0x08  # u64: address of page 0
+END = 0x10  # u64: address behind the last segment
+PAGES = 0x18  # u64: address of the page records
+LIVE_BYTES = 0x20  # u64: bytes in used blocks
+PEAK_BYTES = 0x28  # u64
+BIN_MAP = 0x40  # 3 × u64: which bins of free runs are not empty
+CLASS_LISTS = 0x80  # CLASSES × u64: first span with a free block, as page number + 1
+BINS = CLASS_LISTS + 8 * CLASSES  # BIN_COUNT × u64: first free run, as page number + 1
+BIN_COUNT = 144
+STATE_SIZE = BINS + 8 * BIN_COUNT
+
+# -- page record ------------------------------------------------------------------------------------------------------
+PAGE_RECORD = 32
+KIND = 0  # u32: KIND_* | FLAG_*
+VALUE = 4  # u32: pages of a run (first and last page of it); first page of a span (all its pages)
+FREE_LIST = 8  # u64, span: first free block, 0 if none
+LIVE = 16  # u32, span: used blocks
+FRESH = 20  # u32, span: blocks handed out at least once
+NEXT = 24  # u32: list of spans or free runs, page number + 1
+PREVIOUS = 28  # u32
+
+KIND_NONE = 0
+KIND_FREE = 1
+KIND_LARGE = 2
+KIND_SPAN = 3  # + class
+KIND_MASK = 0xFF
+FLAG_SEGMENT_START = 0x100  # nothing merges across
+FLAG_ZERO = 0x200  # a free run that was never used
+
+sched_yield = External("sched_yield", "I32()")
+
+
+def heap_lock(heap: U64) -> None:
+    spins = 0
+    while compare_exchange32(heap + LOCK, 0, 1) != 0:
+        while load32_acquire(heap + LOCK) != 0:
+            pause()
+            spins += 1
+            if spins > 200:  # the holder may not be running
+                sched_yield()
+                spins = 0
+
+
+def heap_unlock(heap: U64) -> None:
+    store32_release(heap + LOCK, 0)
+
+
+def page_record(heap: U64, page: U64) -> U64:
+    return load64(heap + PAGES) + page * PAGE_RECORD
+
+
+def class_of(size: U64) -> U64:
+    """The size class of a small request."""
+    if size <= 512:
+        return (size + 63) // 64 - 1 if size else 0
+    log = 63 - leading_zeros(size - 1)
+    return 8 + (log - 9) * 4 + (((size - 1) >> (log - 2)) & 3)
+
+
+def class_size(number: U64) -> U64:
+    """Bytes of each block of a size class."""
+    if number < 8:
+        return (number + 1) * 64
+    log = 9 + (number - 8) // 4
+    return (1 << log) + (((number - 8) % 4 + 1) << (log - 2))
+
+
+def span_pages(size: U64) -> U64:
+    """Pages of a span of blocks of `size` bytes: at least eight blocks."""
+    return (size * 8 + PAGE - 1) // PAGE
+
+
+def bin_of(pages: U64) -> U64:
+    """The bin of free runs of `pages` pages: one each below 64, four for each power of two above."""
+    if pages < 64:
+        return pages
+    log = 63 - leading_zeros(pages)
+    return 64 + (log - 6) * 4 + ((pages >> (log - 2)) & 3)
+
+
+# -- free runs --------------------------------------------------------------------------------------------------------
+def list_push(heap: U64, head: U64, page: U64) -> None:
+    """Put a page's record in front of the list whose first entry is stored at `head`."""
+    first = load64(head)
+    record = page_record(heap, page)
+    store32(record + NEXT, first)
+    store32(record + PREVIOUS, 0)
+    if first:
+        store32(page_record(heap, first - 1) + PREVIOUS, page + 1)
+    store64(head, page + 1)
+
+
+def list_remove(heap: U64, head: U64, page: U64) -> None:
+    record = page_record(heap, page)
+    after = load32(record + NEXT)
+    before = load32(record + PREVIOUS)
+    if before:
+        store32(page_record(heap, before - 1) + NEXT, after)
+    else:
+        store64(head, after)
+    if after:
+        store32(page_record(heap, after - 1) + PREVIOUS, before)
+
+
+def run_insert(heap: U64, page: U64, pages: U64, zero: U64) -> None:
+    """Add a free run; `zero` is FLAG_ZERO or 0."""
+    first = page_record(heap, page)
+    store32(first + KIND, (load32(first + KIND) & FLAG_SEGMENT_START) | KIND_FREE | zero)
+    store32(first + VALUE, pages)
+    if pages > 1:
+        last = page_record(heap, page + pages - 1)
+        store32(last + KIND, KIND_FREE | zero)
+        store32(last + VALUE, pages)
+    number = bin_of(pages)
+    list_push(heap, heap + BINS + 8 * number, page)
+    word = heap + BIN_MAP + 8 * (number // 64)
+    store64(word, load64(word) | (1 << (number % 64)))
+
+
+def run_remove(heap: U64, page: U64, pages: U64) -> None:
+    """Take a free run out of its bin."""
+    number = bin_of(pages)
+    head = heap + BINS + 8 * number
+    list_remove(heap, head, page)
+    if load64(head) == 0:
+        word = heap + BIN_MAP + 8 * (number // 64)
+        store64(word, load64(word) & ~(1 << (number % 64)))
+
+
+def run_find(heap: U64, pages: U64) -> U64:
+    """The first page + 1 of a free run of at least `pages` pages, of the smallest bin that has one; 0 if there is
+    none."""
+    number = bin_of(pages)
+    found = load64(heap + BINS + 8 * number)
+    while found:  # runs in one bin differ in size
+        record = page_record(heap, found - 1)
+        if load32(record + VALUE) >= pages:
+            return found
+        found = load32(record + NEXT)
+    number += 1
+    if number >= BIN_COUNT:
+        return 0
+    word = number // 64
+    bits = load64(heap + BIN_MAP + 8 * word) & (-1 << (number % 64))
+    while bits == 0:
+        word += 1
+        if word == 3:
+            return 0
+        bits = load64(heap + BIN_MAP + 8 * word)
+    return load64(heap + BINS + 8 * (word * 64 + trailing_zeros(bits)))
+
+
+def run_take(heap: U64, pages: U64) -> U64:
+    """Cut `pages` pages from a free run. Returns the first page + 1, with bit 32 set if they are zero; 0 if there is
+    no room."""
+    found = run_find(heap, pages)
+    if found == 0:
+        return 0
+    page = found - 1
+    record = page_record(heap, page)
+    whole = load32(record + VALUE)
+    zero = load32(record + KIND) & FLAG_ZERO
+    run_remove(heap, page, whole)
+    if whole > pages:
+        store32(page_record(heap, page + pages) + KIND, KIND_NONE)
+        run_insert(heap, page + pages, whole - pages, zero)
+    return found | (1 << 32) if zero else found
+
+
+def run_give(heap: U64, page: U64, pages: U64) -> None:
+    """Free pages, merged with their free neighbours of the same segment."""
+    record = page_record(heap, page)
+    if load32(record + KIND) & FLAG_SEGMENT_START == 0 and page > 0:
+        before = page_record(heap, page - 1)
+        if load32(before + KIND) & KIND_MASK == KIND_FREE:
+            count = load32(before + VALUE)
+            run_remove(heap, page - count, count)
+            store32(record + KIND, KIND_NONE)
+            store32(before + KIND, load32(before + KIND) & FLAG_SEGMENT_START)
+            page = page - count
+            pages += count
+    after = page_record(heap, page + pages)
+    kind = load32(after + KIND)
+    if kind & KIND_MASK == KIND_FREE and kind & FLAG_SEGMENT_START == 0:
+        count = load32(after + VALUE)
+        run_remove(heap, page + pages, count)
+        store32(after + KIND, KIND_NONE)
+        pages += count
+    run_insert(heap, page, pages, 0)
+
+
+# -- blocks -----------------------------------------------------------------------------------------------------------
+def count_live(heap: U64, size: U64) -> None:
+    live = load64(heap + LIVE_BYTES) + size
+    store64(heap + LIVE_BYTES, live)
+    if live > load64(heap + PEAK_BYTES):
+        store64(heap + PEAK_BYTES, live)
+
+
+def take_large(heap: U64, pages: U64) -> U64:
+    """A run as a block: its address, with bit 0 set if it is zero; 0 if there is no room. The lock is held."""
+    found = run_take(heap, pages)
+    if found == 0:
+        return 0
+    page = (found & 0xFFFFFFFF) - 1
+    record = page_record(heap, page)
+    store32(record + KIND, (load32(record + KIND) & FLAG_SEGMENT_START) | KIND_LARGE)
+    store32(record + VALUE, pages)
+    if pages > 1:
+        store32(page_record(heap, page + pages - 1) + KIND, KIND_NONE)
+    count_live(heap, pages * PAGE)
+    return (load64(heap + BASE) + page * PAGE) | (found >> 32)
+
+
+def new_span(heap: U64, number: U64) -> U64:
+    """Make a span of a size class and list it; its first page + 1, or 0. The lock is held."""
+    pages = span_pages(class_size(number))
+    found = run_take(heap, pages) & 0xFFFFFFFF
+    if found == 0:
+        return 0
+    page = found - 1
+    for i in range(pages):
+        record = page_record(heap, page + i)
+        store32(record + KIND, (load32(record + KIND) & FLAG_SEGMENT_START) | (KIND_SPAN + number))
+        store32(record + VALUE, page)
+    record = page_record(heap, page)
+    store64(record + FREE_LIST, 0)
+    store32(record + LIVE, 0)
+    store32(record + FRESH, 0)
+    list_push(heap, heap + CLASS_LISTS + 8 * number, page)
+    return found
+
+
+def take_small(heap: U64, number: U64) -> U64:
+    """A block of a size class, or 0. The lock is held."""
+    head = heap + CLASS_LISTS + 8 * number
+    found = load64(head)
+    if found == 0:
+        found = new_span(heap, number)
+        if found == 0:
+            return 0
+    page = found - 1
+    record = page_record(heap, page)
+    size = class_size(number)
+    count_live(heap, size)
+    live = load32(record + LIVE) + 1
+    store32(record + LIVE, live)
+    block = load64(record + FREE_LIST)
+    if block:
+        store64(record + FREE_LIST, load64(block))
+    else:
+        fresh = load32(record + FRESH)
+        store32(record + FRESH, fresh + 1)
+        block = load64(heap + BASE) + page * PAGE + fresh * size
+    if live == span_pages(size) * PAGE // size:
+        list_remove(heap, head, page)
+    return block
+
+
+def heap_take(heap: U64, size: U64, align: U64) -> U64:
+    """A block of at least `size` bytes; bit 0 of the result tells that it is zero. 0 if there is no room or `align`
+    is above a page."""
+    if align > PAGE or size > 1 << 40:
+        return 0
+    heap_lock(heap)
+    if size <= MAX_SMALL and align <= MIN_ALIGN:
+        block = take_small(heap, class_of(size))
+    else:
+        block = take_large(heap, (size + PAGE - 1) // PAGE if size else 1)
+    heap_unlock(heap)
+    return block
+
+
+def heap_allocate(heap: U64, size: U64, align: U64) -> U64:
+    """The address of a block of at least `size` bytes, aligned to `align` (a power of two up to a page); 0 if there
+    is no room."""
+    return heap_take(heap, size, align) & ~1
+
+
+def heap_owns(heap: U64, address: U64) -> U32:
+    """Whether `address` lies in the heap's segments."""
+    return address >= load64(heap + BASE) and address < load64(heap + END)
+
+
+def heap_size(heap: U64, block: U64) -> U64:
+    """Usable bytes of a block; 0 if there is no block at this address."""
+    if not heap_owns(heap, block):
+        return 0
+    offset = block - load64(heap + BASE)
+    record = page_record(heap, offset // PAGE)
+    kind = load32(record + KIND) & KIND_MASK
+    if kind == KIND_LARGE:
+        return load32(record + VALUE) * PAGE if offset % PAGE == 0 else 0
+    if kind >= KIND_SPAN:
+        size = class_size(kind - KIND_SPAN)
+        inside = offset - load32(record + VALUE) * PAGE
+        return size if inside % size == 0 else 0
+    return 0
+
+
+def heap_free(heap: U64, block: U64) -> U32:
+    """Free a block. Returns 0, or 1 if there is no used block at this address (nothing is changed then)."""
+    if not heap_owns(heap, block):
+        return 1
+    heap_lock(heap)
+    size = heap_size(heap, block)
+    page = (block - load64(heap + BASE)) // PAGE
+    record = page_record(heap, page)
+    kind = load32(record + KIND) & KIND_MASK
+    if size == 0:
+        heap_unlock(heap)
+        return 1
+    if kind == KIND_LARGE:
+        store64(heap + LIVE_BYTES, load64(heap + LIVE_BYTES) - size)
+        run_give(heap, page, load32(record + VALUE))
+    else:
+        first = load32(record + VALUE)
+        record = page_record(heap, first)
+        pages = span_pages(size)
+        live = load32(record + LIVE)
+        if live == 0:
+            heap_unlock(heap)
+            return 1
+        store64(heap + LIVE_BYTES, load64(heap + LIVE_BYTES) - size)
+        head = heap + CLASS_LISTS + 8 * (kind - KIND_SPAN)
+        if live == pages * PAGE // size:
+            list_push(heap, head, first)
+        store32(record + LIVE, live - 1)
+        store64(block, load64(record + FREE_LIST))
+        store64(record + FREE_LIST, block)
+        if live == 1 and load64(head) == first + 1 and load32(record + NEXT) != 0:
+            # One empty span stays at the front of its list, so that a lone block going to and fro stays cheap.
+            list_remove(heap, head, first)
+            for i in range(pages):
+                inner = page_record(heap, first + i)
+                store32(inner + KIND, load32(inner + KIND) & FLAG_SEGMENT_START)
+            run_give(heap, first, pages)
+    heap_unlock(heap)
+    return 0
+
+
+def heap_add(heap: U64, page: U64, pages: U64) -> None:
+    """Add a segment's pages, which are zero and never merge with another segment's. The lock is taken."""
+    heap_lock(heap)
+    store32(page_record(heap, page) + KIND, FLAG_SEGMENT_START)
+    store32(page_record(heap, page + pages) + KIND, FLAG_SEGMENT_START)
+    run_insert(heap, page, pages, FLAG_ZERO)
+    end = load64(heap + BASE) + (page + pages) * PAGE
+    if end > load64(heap + END):
+        store64(heap + END, end)
+    heap_unlock(heap)
+
+
+FUNCTIONS: tuple[Callable[..., Any], ...] = (heap_allocate, heap_free, heap_size, heap_add, heap_lock, heap_unlock)
 
 
 class Heap:
-    """Allocator over one or more segments.
+    """Allocates blocks from a session's segments.
+
+    Without `functions` it runs the readable Python under a lock; ``migproxy.jit.heap.Heap`` runs the same compiled.
 
     Parameters
     ----------
     base, size : int
-        The first part of the heap.
+        The first range; `base` is page-aligned.
+    window : int
+        Address space from `base` within which further segments will lie.
     """
 
-    def __init__(self, base: int, size: int) -> None:
+    def __init__(self, base: int, size: int, window: int = ARENA_WINDOW) -> None:
+        if base % PAGE:
+            raise ValueError(f"heap at {base:#x} is not page-aligned")
+        self.base = base
         self._lock = threading.Lock()
-        self._parts: list[tuple[int, int]] = []
-        self._free: dict[int, int] = {}
-        self._ends: dict[int, int] = {}
-        self._by_size: list[tuple[int, int]] = []
-        self._sizes: dict[int, int] = {}
+        records = (window // PAGE + 2) * PAGE_RECORD
+        self._window_pages = window // PAGE
+        self._books = segment.private_memory(STATE_SIZE + records)
+        self.state = self._books
+        machine.store64(self.state + BASE, base)
+        machine.store64(self.state + END, base)
+        machine.store64(self.state + PAGES, self.state + STATE_SIZE)
+        self._functions = self._bind()
+        self.ranges: list[tuple[int, int]] = []
         self.add_segment(base, size)
 
+    def _bind(self) -> dict[str, Callable[..., int]]:
+        """Return the heap's functions by name."""
+
+        def locked(function: Callable[..., int]) -> Callable[..., int]:
+            def call(*arguments: int) -> int:
+                with self._lock:
+                    return function(*arguments)
+
+            return call
+
+        return {function.__name__: locked(machine.as_python(function)) for function in FUNCTIONS}
+
     def add_segment(self, base: int, size: int) -> None:
-        """Add a segment's bytes to the heap."""
-        with self._lock:
-            self._parts.append((base, size))
-            self._insert(base, size)
+        """Add a further range; blocks never cross from one into another."""
+        page, pages = (base - self.base) // PAGE, size // PAGE
+        if base % PAGE or not 0 <= page <= page + pages <= self._window_pages:
+            raise ValueError(f"segment of {size:#x} bytes at {base:#x} outside the heap's window")
+        if pages:
+            self._functions["heap_add"](self.state, page, pages)
+            self.ranges.append((base, pages * PAGE))
 
-    def owns(self, address: int) -> bool:
-        """Tell whether `address` lies in the heap."""
-        return any(base <= address < base + size for base, size in self._parts)
+    def allocate(self, size: int, align: int = MIN_ALIGN) -> int:
+        """Return the address of a block of at least `size` bytes, or 0 if there is no room.
 
-    def allocate(self, size: int, align: int = 64) -> int:
-        """Return the address of a block of `size` bytes, 0 if there is no room."""
-        size = max(64, (size + 63) // 64 * 64)
-        with self._lock:
-            index = bisect.bisect_left(self._by_size, (size, 0))
-            while index < len(self._by_size):
-                length, start = self._by_size[index]
-                address = (start + align - 1) // align * align
-                if address + size <= start + length:
-                    self._remove(start, length)
-                    if address > start:
-                        self._insert(start, address - start)
-                    if address + size < start + length:
-                        self._insert(address + size, start + length - address - size)
-                    self._sizes[address] = size
-                    return address
-                index += 1
-        return 0
+        Parameters
+        ----------
+        align : int
+            A power of two up to 4,096; every block is aligned to 64.
+        """
+        if align > PAGE or align & (align - 1):
+            raise ValueError(f"cannot align to {align}")
+        return self._functions["heap_allocate"](self.state, size, align)
 
     def free(self, address: int) -> None:
         """Free a block.
@@ -64,29 +468,74 @@ class Heap:
         Raises
         ------
         ValueError
-            `address` is not the start of a live block.
+            There is no used block at `address`.
         """
-        with self._lock:
-            size = self._sizes.pop(address, None)
-            if size is None:
-                raise ValueError(f"{address:#x} is not a block of this heap")
-            start, end = address, address + size
-            if end in self._free:
-                length = self._free[end]
-                self._remove(end, length)
-                end += length
-            before = self._ends.get(start)
-            if before is not None:
-                self._remove(before, start - before)
-                start = before
-            self._insert(start, end - start)
+        if self._functions["heap_free"](self.state, address):
+            raise ValueError(f"no block at {address:#x}")
 
-    def _insert(self, start: int, size: int) -> None:
-        self._free[start] = size
-        self._ends[start + size] = start
-        bisect.insort(self._by_size, (size, start))
+    def owns(self, address: int) -> bool:
+        """Tell whether `address` lies in one of the heap's segments."""
+        return machine.load64(self.state + BASE) <= address < machine.load64(self.state + END)
 
-    def _remove(self, start: int, size: int) -> None:
-        del self._free[start]
-        del self._ends[start + size]
-        del self._by_size[bisect.bisect_left(self._by_size, (size, start))]
+    def usable_size(self, address: int) -> int:
+        """Return the bytes of the block at `address`, or 0 if there is none."""
+        return self._functions["heap_size"](self.state, address)
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes in used blocks."""
+        return machine.load64(self.state + LIVE_BYTES)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most bytes that were used at a time."""
+        return machine.load64(self.state + PEAK_BYTES)
+
+    def lock(self) -> None:
+        """Keep every other thread out of the heap, for a fork."""
+        self._functions["heap_lock"](self.state)
+
+    def unlock(self) -> None:
+        """Let the others in again."""
+        self._functions["heap_unlock"](self.state)
+
+    def live_ranges(self) -> Iterator[tuple[int, int]]:
+        """Yield start and size of every range that holds used blocks (whole spans); the lock must be held."""
+        records = machine.load64(self.state + PAGES)
+        for base, size in self.ranges:
+            page, stop = (base - self.base) // PAGE, (base - self.base + size) // PAGE
+            while page < stop:
+                record = records + page * PAGE_RECORD
+                kind = load32(record + KIND) & KIND_MASK
+                if kind in (KIND_FREE, KIND_LARGE):
+                    pages = load32(record + VALUE)
+                else:
+                    pages = span_pages(class_size(kind - KIND_SPAN))
+                if kind != KIND_FREE:
+                    yield self.base + page * PAGE, pages * PAGE
+                page += pages
+
+    def buffer(self, size: int) -> memoryview:
+        """Return a block as a buffer that frees it when the last view of it is gone (`mignificient_malloc`).
+
+        Raises
+        ------
+        MemoryError
+            There is no room.
+        """
+        address = self.allocate(size)
+        if not address:
+            raise MemoryError(f"the arena has no room for {size} bytes")
+        return memoryview(_Block.at(self, address, size)).cast("B")
+
+
+class _Block:
+    """Makes ctypes arrays over heap blocks that free them with the last reference."""
+
+    @staticmethod
+    def at(heap: Heap, address: int, size: int) -> ctypes.Array[Any]:
+        import weakref
+
+        array = (ctypes.c_ubyte * size).from_address(address)
+        weakref.finalize(array, heap.free, address).atexit = False
+        return array

@@ -62,6 +62,18 @@ def _map(address: int, size: int, protection: int, flags: int, fd: int) -> int:
     return int(result)
 
 
+def private_memory(size: int) -> int:
+    """Return the address of fresh zero pages of this process alone; pages that are never touched cost nothing."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    return _map(0, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1)
+
+
+def map_private_over(address: int, size: int) -> None:
+    """Replace whatever this process has mapped there by zero pages of its own."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
+    _map(address, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1)
+
+
 def reserve_at(address: int, size: int) -> None:
     """Reserve address space without access at a fixed address.
 

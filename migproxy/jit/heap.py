@@ -1,0 +1,24 @@
+"""The heap in machine code: ``migproxy.arena.heap`` compiled. No Python lock: the functions lock by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+from migproxy.arena import heap as readable
+from migproxy.jit import language
+
+
+@cache
+def addresses() -> dict[str, int]:
+    """Return the addresses of the compiled heap functions by name."""
+    return language.compile_functions(*readable.FUNCTIONS)
+
+
+class Heap(readable.Heap):
+    """As `migproxy.arena.heap.Heap`, compiled: threads with and without the GIL can use it at the same time."""
+
+    def _bind(self) -> dict[str, Callable[..., int]]:
+        found = addresses()
+        # holds_gil: the calls take less time than giving the GIL away and back
+        return {f.__name__: language.bind(f, found[f.__name__], holds_gil=True) for f in readable.FUNCTIONS}
