@@ -10,7 +10,7 @@ import pytest
 from migproxy.softgpu import libraries
 from migproxy.softgpu.libraries import names
 
-PRESENT = ["cublas", "thrust", "cub", "cufft"]
+PRESENT = ["cublas", "thrust", "cub", "cufft", "curand"]
 
 
 @pytest.mark.parametrize("library", PRESENT)
