@@ -40,6 +40,7 @@ PENDING: Final = _Pending()
 Result = bytes | None | _Pending
 Handler = Callable[["SessionState", "Command"], Result]
 
+CUDA_ERROR_UNKNOWN = 999
 HANDLERS: dict[Op, Handler] = {}
 HANDLER_MODULES = ("callbacks", "calls", "copies", "events", "graphs", "launch", "memory", "modules", "streams")
 
@@ -112,6 +113,10 @@ def carry_out(state: SessionState, command: Command) -> None:
         state.fail(command, layout.STATUS_REFUSED, str(error))
     except (ProtocolError, msgspec.MsgspecError, struct.error) as error:
         refuse(state, command, f"{op.name}: {error}")
+    except Exception as error:
+        # A defect of ours, or of a library in here: the function gets an error, the log the traceback.
+        log.exception("session %s: %s failed", state.spec.session_id, op.name)
+        state.fail(command, CUDA_ERROR_UNKNOWN, f"{type(error).__name__}: {error}")
     else:
         if command.waits and not isinstance(result, _Pending):
             state.reply(number, 0, result or b"")
@@ -126,7 +131,7 @@ def _fail_library(state: SessionState, command: Command, error: LibraryError) ->
         state.reply_error_facts(command.number, error.facts)
     else:
         log.info("session %s: library call failed: %s", state.spec.session_id, error)
-        state.consumer.set_deferred_status(999)
+        state.consumer.set_deferred_status(CUDA_ERROR_UNKNOWN)
 
 
 def refuse(state: SessionState, command: Command, reason: str) -> None:
