@@ -11,6 +11,7 @@ counts them by name.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
@@ -19,8 +20,15 @@ from migproxy.softgpu.card import CardSpec
 from migproxy.softgpu.link import LinkApi
 from migproxy.softgpu.state import Engine, entry_before_init, need
 
-_VERSION_SUFFIXES = ("_ptsz", "_ptds", "_v2", "_v3", "_v4")
+_VERSION_SUFFIXES = ("_ptsz", "_ptds", "_v2", "_v3", "_v4", "_v5")
 _SYMBOL_NOT_FOUND = 1
+
+
+def unversioned(name: str) -> str:
+    """A driver function's name without its version."""
+    for suffix in _VERSION_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
 
 
 class SoftCuda(LinkApi):
@@ -48,6 +56,10 @@ class SoftCuda(LinkApi):
     def __getattr__(self, name: str) -> Callable[..., int]:
         if not name.startswith("cu"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        plain = unversioned(name)
+        if plain != name and self.has(plain):
+            # Versions of a function differ in their arguments, which the method tells apart by their number.
+            return cast("Callable[..., int]", getattr(self, plain))
 
         def refuse(*_: object) -> int:
             self.unsupported[name] += 1
@@ -70,9 +82,7 @@ class SoftCuda(LinkApi):
     @entry_before_init
     def cuGetProcAddress(self, symbol: int, pfn: int, cudaVersion: int, flags: int, symbolStatus: int = 0) -> None:
         need(symbol and pfn)
-        name = raw.read_string(symbol).decode("ascii", "replace")
-        for suffix in _VERSION_SUFFIXES:
-            name = name.removesuffix(suffix)
+        name = unversioned(raw.read_string(symbol).decode("ascii", "replace"))
         found = self._c_entries.knows(name)
         raw.write_u64(pfn, self._c_entries.pointer(name) if found else 0)
         if symbolStatus:

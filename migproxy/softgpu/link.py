@@ -49,7 +49,7 @@ class LinkApi(GraphApi):
         optionValues: int,
     ) -> None:
         need(data and size > 0)
-        self._add(self._link(state), type, raw.read_bytes(data, size))
+        self._add_input(self._link(state), type, raw.read_bytes(data, size))
 
     @entry
     def cuLinkAddFile(self, state: int, type: int, path: int, numOptions: int, options: int, optionValues: int) -> None:
@@ -61,9 +61,9 @@ class LinkApi(GraphApi):
                 data = file.read()
         except OSError as error:
             raise CudaError(status.FILE_NOT_FOUND, str(error)) from error
-        self._add(link, type, data)
+        self._add_input(link, type, data)
 
-    def _add(self, link: LinkState, kind: int, data: bytes) -> None:
+    def _add_input(self, link: LinkState, kind: int, data: bytes) -> None:
         need(0 <= kind < _INPUT_KINDS, f"input type {kind}")
         need(link.output is None, "the link is complete already")
         if kind == _INPUT_PTX or container.is_container(data):

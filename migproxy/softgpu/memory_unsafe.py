@@ -11,6 +11,7 @@ import mmap as _mmap
 import os
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -148,7 +149,7 @@ class Box:
     ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         """The bytes, or elements of ``dtype``, as a NumPy array over the memory."""
         item = np.dtype(dtype).itemsize
-        memory = (ctypes.c_uint8 * self.span(width * item, height, depth)).from_address(self.address)
+        memory: Any = (ctypes.c_uint8 * self.span(width * item, height, depth)).from_address(self.address)
         return np.ndarray((depth, height, width), dtype, memory, 0, (self.plane, self.pitch, item))
 
 

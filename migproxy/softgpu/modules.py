@@ -10,7 +10,7 @@ from migproxy.softgpu import card, images
 from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
 from migproxy.softgpu.copies import CopyApi
-from migproxy.softgpu.state import Context, Kernel, LoadedModule, entry, need
+from migproxy.softgpu.state import Context, Kernel, LoadedModule, entry, need, signed32
 
 _REGISTERS_PER_THREAD = 32
 _OPTION_ERROR_LOG, _OPTION_ERROR_LOG_SIZE = 5, 6
@@ -434,6 +434,7 @@ class ModuleApi(CopyApi):
 
 
 def _set_attribute(function: Function, attribute: int, value: int) -> None:
+    value = signed32(value)
     if attribute == 8:
         limit = card.SHARED_OPTIN - function.kernel.static_shared
         need(0 <= value <= limit, f"{value} bytes of dynamic shared memory; {limit} are possible")

@@ -10,7 +10,7 @@ import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 
 from migproxy.errors import CudaError
 from migproxy.softgpu import errors_table as status
@@ -91,6 +91,12 @@ def need(condition: object, detail: str = "", code: int = status.INVALID_VALUE) 
     """Fail the call with ``code`` unless ``condition``."""
     if not condition:
         raise CudaError(code, detail)
+
+
+def signed32(value: int) -> int:
+    """A C ``int`` argument that may come as the 64-bit word of its register."""
+    value &= 0xFFFFFFFF
+    return value - (1 << 32) if value & 0x80000000 else value
 
 
 class Handles:
@@ -202,7 +208,7 @@ class DriverBase:
             # Late: the compiler loads LLVM, which a session that only copies never needs.
             from migproxy.softgpu import ptx
 
-            self._engine = ptx
+            self._engine = cast("Engine", ptx)
         return self._engine
 
     def device(self, ordinal: int) -> Device:

@@ -18,7 +18,7 @@ from migproxy.softgpu import memory_unsafe as raw
 from migproxy.softgpu.capture import Capture, NodeKind
 from migproxy.softgpu.host_calls_unsafe import call_host_function, call_stream_callback
 from migproxy.softgpu.queues import Mark, OrderedQueue
-from migproxy.softgpu.state import Context, DriverBase, entry, need
+from migproxy.softgpu.state import Context, DriverBase, entry, need, signed32
 
 NON_BLOCKING = 1
 LEGACY_HANDLES = (0, 1)
@@ -165,7 +165,7 @@ class StreamApi(DriverBase):
 
     def _create(self, out: int, flags: int, priority: int) -> None:
         need(out and flags in (0, NON_BLOCKING), f"stream flags {flags}")
-        clamped = max(GREATEST_PRIORITY, min(LEAST_PRIORITY, priority))
+        clamped = max(GREATEST_PRIORITY, min(LEAST_PRIORITY, signed32(priority)))
         raw.write_u64(out, self.new_stream(self.context(), blocking=flags != NON_BLOCKING, priority=clamped).handle)
 
     @entry

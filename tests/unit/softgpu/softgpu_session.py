@@ -89,11 +89,17 @@ class Session:
         self.engine = FakeEngine()
         self.cuda = SoftCuda(spec or CardSpec(memory=256 * MIB), self.engine)
         self.out = ctypes.create_string_buffer(256)
+        self._kept: list[ctypes.Array[ctypes.c_char]] = []
         self.at = ctypes.addressof(self.out)
 
     def ok(self, name: str, *args: int) -> None:
         status = getattr(self.cuda, name)(*args)
         assert status == 0, f"{name}: {status} {self.cuda.last_error_detail}"
+
+    def data(self, content: bytes) -> int:
+        """The address of a copy of ``content`` that lives as long as the session."""
+        self._kept.append(ctypes.create_string_buffer(content, max(len(content), 1)))
+        return ctypes.addressof(self._kept[-1])
 
     def u64(self, name: str, *args: int) -> int:
         """Call a function whose first argument is an out-pointer, and read the 64-bit result."""
@@ -123,10 +129,8 @@ class Session:
         return self.u64("cuEventCreate", flags)
 
     def function(self, name: str, ptx: bytes = PTX) -> int:
-        image = ctypes.create_string_buffer(ptx)
-        module = self.u64("cuModuleLoadData", ctypes.addressof(image))
-        text = ctypes.create_string_buffer(name.encode())
-        return self.u64("cuModuleGetFunction", module, ctypes.addressof(text))
+        module = self.u64("cuModuleLoadData", self.data(ptx + b"\0"))
+        return self.u64("cuModuleGetFunction", module, self.data(name.encode() + b"\0"))
 
     def launch(self, function: int, stream: int = 0, address: int = 0, value: int = 0, grid: int = 1) -> int:
         a, b = ctypes.c_uint64(address), ctypes.c_uint32(value)
