@@ -1,0 +1,155 @@
+"""What the parser makes of PTX: modules, functions, variables, instructions and their operands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True, frozen=True)
+class Reg:
+    """A declared register; `name` is unique in its function (nested scopes are renamed apart)."""
+
+    name: str
+
+
+@dataclass(slots=True, frozen=True)
+class Special:
+    """A special register such as ``%tid.x``."""
+
+    name: str
+
+
+@dataclass(slots=True, frozen=True)
+class Imm:
+    """An integer constant."""
+
+    value: int
+
+
+@dataclass(slots=True, frozen=True)
+class FImm:
+    """A floating constant: its bits, 32 or 64 wide as written."""
+
+    bits: int
+    width: int
+
+
+@dataclass(slots=True, frozen=True)
+class Sym:
+    """A variable, function or label, with a byte offset."""
+
+    name: str
+    offset: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Addr:
+    """``[base + offset]``."""
+
+    base: Reg | Sym | Imm
+    offset: int
+
+
+@dataclass(slots=True, frozen=True)
+class Vec:
+    """``{a, b, …}``; an item is None for the sink ``_``."""
+
+    items: tuple[Operand, ...]
+
+
+@dataclass(slots=True, frozen=True)
+class Pair:
+    """``d|p``: a result and a predicate; either may be the sink (None)."""
+
+    first: Operand
+    second: Operand
+
+
+@dataclass(slots=True, frozen=True)
+class Not:
+    """``!p``: a negated predicate operand."""
+
+    reg: Reg
+
+
+Operand = Reg | Special | Imm | FImm | Sym | Addr | Vec | Pair | Not | None
+
+
+@dataclass(slots=True)
+class Instr:
+    """One instruction. `mods` are the parts of the opcode after its name, in order."""
+
+    name: str
+    mods: tuple[str, ...]
+    ops: list[Operand]
+    line: int
+    pred: Reg | None = None
+    pred_not: bool = False
+    #: for call: the callee, return parameters, arguments, prototype; for brx.idx: the label list
+    callee: Operand = None
+    rets: tuple[Operand, ...] = ()
+    args: tuple[Operand, ...] = ()
+    proto: str = ""
+    targets: tuple[str, ...] = ()
+    #: number of the suspend point, once region splitting gave it one
+    suspend: int = -1
+
+
+@dataclass(slots=True)
+class Label:
+    """A branch target."""
+
+    name: str
+    line: int
+
+
+@dataclass(slots=True)
+class Variable:
+    """A variable of any state space, or a parameter."""
+
+    name: str
+    space: str
+    type: str
+    size: int
+    align: int
+    line: int = 0
+    #: flattened initial values with the element size in bytes; a value is an int, or (symbol, offset, mask shift)
+    init: list[int | tuple[str, int, int]] | None = None
+    element: int = 1
+    extern: bool = False
+    linkage: str = ""
+    #: dimension left open: ``extern __shared__ char x[]``
+    unsized: bool = False
+    #: declared as ``.reg`` parameter in an old-style function
+    register: bool = False
+
+
+@dataclass(slots=True)
+class Function:
+    """An ``.entry`` or ``.func`` with its body (None for a prototype)."""
+
+    name: str
+    entry: bool
+    line: int
+    rets: list[Variable] = field(default_factory=list)
+    params: list[Variable] = field(default_factory=list)
+    regs: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, Variable] = field(default_factory=dict)
+    body: list[Instr | Label] | None = None
+    linkage: str = ""
+    maxntid: tuple[int, int, int] | None = None
+    reqntid: tuple[int, int, int] | None = None
+    noreturn: bool = False
+    protos: dict[str, tuple[list[Variable], list[Variable]]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Module:
+    """One or several linked PTX texts."""
+
+    functions: dict[str, Function] = field(default_factory=dict)
+    variables: dict[str, Variable] = field(default_factory=dict)
+    version: str = ""
+    target: str = ""
+    #: the text, for error messages
+    text: list[str] = field(default_factory=list)

@@ -1,0 +1,87 @@
+"""Compiled objects on disk, by the hash of everything that decides them.
+
+Cached machine code is as trusted as the code that wrote it, so the directory belongs to the owner alone: a directory
+that others could write, or that someone else owns, is not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from functools import cache
+from pathlib import Path
+
+#: total size that makes the oldest entries go
+LIMIT = 512 << 20
+
+
+class ObjectCache:
+    """A directory of files named by key; None keeps nothing."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        if folder is None:
+            return
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            info = os.lstat(folder)
+        except OSError:
+            self.folder = None
+            return
+        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
+            self.folder = None
+
+    def get(self, key: str) -> bytes | None:
+        """The bytes kept under a key."""
+        if self.folder is None:
+            return None
+        try:
+            with open(self.folder / key, "rb") as file:
+                return file.read()
+        except OSError:
+            return None
+
+    def put(self, key: str, data: bytes) -> None:
+        """Keep bytes under a key; a disk that is full or read-only only costs the next compile."""
+        if self.folder is None:
+            return
+        with contextlib.suppress(OSError):
+            handle, name = tempfile.mkstemp(dir=self.folder, prefix=".new-")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                os.replace(name, self.folder / key)
+            except OSError:
+                os.unlink(name)
+                raise
+
+    def trim(self, limit: int = LIMIT) -> None:
+        """Remove the least recently written entries beyond `limit` bytes."""
+        if self.folder is None:
+            return
+        entries = []
+        for path in self.folder.iterdir():
+            with contextlib.suppress(OSError):
+                info = path.stat()
+                entries.append((info.st_mtime, info.st_size, path))
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
+            if total <= limit:
+                break
+            with contextlib.suppress(OSError):
+                path.unlink()
+                total -= size
+
+
+@cache
+def default_cache() -> ObjectCache:
+    """The cache in ``MIGPROXY_CACHE_DIR``, or the user's cache directory; empty turns it off."""
+    named = os.environ.get("MIGPROXY_CACHE_DIR")
+    if named == "":
+        return ObjectCache(None)
+    base = Path(named) if named else Path.home() / ".cache" / "migproxy"
+    found = ObjectCache(base / "softgpu" / str(os.geteuid()))
+    found.trim()
+    return found

@@ -1,0 +1,268 @@
+"""Loaded modules and kernels: parse, place globals, compile on first launch, launch."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from migproxy.errors import KernelFault, PtxError
+from migproxy.softgpu.ptx import native, workers
+from migproxy.softgpu.ptx.ast import Function, Module, Variable
+from migproxy.softgpu.ptx.cache import default_cache
+from migproxy.softgpu.ptx.layout import LAUNCH
+from migproxy.softgpu.ptx.linker import link_modules
+from migproxy.softgpu.ptx.lower import load_all
+from migproxy.softgpu.ptx.modulegen import ModuleGen
+from migproxy.softgpu.ptx.parser import parse
+from migproxy.softgpu.ptx.printf import read_string
+
+PlaceGlobal = Callable[[str, int, int], int]
+Resolve = Callable[[str], int | None]
+Dim = tuple[int, int, int]
+
+
+@dataclass(slots=True)
+class _Code:
+    """A kernel's machine code and what launching it needs."""
+
+    entry: int
+    frame_bytes: int
+
+
+class Kernel:
+    """A kernel of a loaded module.
+
+    Attributes
+    ----------
+    name : str
+    params : list of (offset, size)
+        The packed parameter layout.
+    param_size, static_shared, local_bytes, const_bytes : int
+    max_threads : int
+        Threads of a block at most.
+    reqntid : tuple or None
+        The block size that the kernel demands.
+    """
+
+    def __init__(self, module: LoadedModule, function: Function, gen: ModuleGen, text: str) -> None:
+        self.name = function.name
+        self._module = module
+        self._text = text
+        self._symbol = gen.symbol
+        self._frame_bytes = gen.frame_bytes
+        self.params: list[tuple[int, int]] = gen.params
+        self.param_size = gen.param_size
+        self.static_shared = gen.static_shared
+        self.local_bytes = gen.local_bytes
+        self.const_bytes = sum(v.size for v in module.ast.variables.values() if v.space == "const")
+        self.reqntid: Dim | None = function.reqntid
+        limit = function.reqntid or function.maxntid
+        self.max_threads = min(workers.MAX_THREADS, limit[0] * limit[1] * limit[2]) if limit else workers.MAX_THREADS
+        self._code: _Code | None = None
+        self._lock = threading.Lock()
+
+    def compile(self) -> None:
+        """Make the machine code now instead of at the first launch."""
+        self._compiled()
+
+    def _compiled(self) -> _Code:
+        code = self._code
+        if code is not None:
+            return code
+        with self._lock:
+            if self._code is None:
+                native.runtime()
+                key = hashlib.sha256((native.fingerprint() + self._text).encode()).hexdigest()
+                cache = default_cache()
+                data = cache.get(key)
+                if data is None:
+                    data = native.compile_text(self._text)
+                    cache.put(key, data)
+                engine = native.link(data)
+                self._code = _Code(engine.get_function_address(self._symbol), self._frame_bytes)
+            return self._code
+
+    def launch(self, grid: Dim, block: Dim, dynamic_shared: int, params: int) -> None:
+        """Run the whole grid; returns when it has finished.
+
+        Parameters
+        ----------
+        grid, block : tuple of int
+        dynamic_shared : int
+            Bytes of dynamic shared memory.
+        params : int
+            Address of the packed parameters.
+
+        Raises
+        ------
+        KernelFault
+            When a thread faulted; some blocks may have run, as on a GPU.
+        """
+        code = self._compiled()
+        threads = block[0] * block[1] * block[2]
+        blocks = grid[0] * grid[1] * grid[2]
+        if not 0 < threads <= workers.MAX_THREADS:
+            raise KernelFault(1, f"{self.name}: a block has 1 to {workers.MAX_THREADS} threads, not {threads}")
+        if blocks <= 0 or min(grid) <= 0:
+            raise KernelFault(1, f"{self.name}: empty grid {grid}")
+        record = (ctypes.c_char * (LAUNCH.size + 64))()
+        base = -(-ctypes.addressof(record) // 64) * 64
+        wanted = min(workers.thread_count(), blocks) if threads * blocks > 4096 else 1
+        fields = {
+            "blocks": blocks, "chunk": max(1, min(blocks // (wanted * 8), 1024)) if wanted > 1 else blocks,
+            "kernel": code.entry, "params": params, "globals": self._module.table_address,
+            "gx": grid[0], "gy": grid[1], "gz": grid[2], "bx": block[0], "by": block[1], "bz": block[2],
+            "threads": threads, "dynamic": dynamic_shared, "static": self.static_shared, "local": self.local_bytes,
+        }  # fmt: skip
+        for name, value in fields.items():
+            kind = ctypes.c_uint32 if LAUNCH.kind[name] == "i32" else ctypes.c_uint64
+            kind.from_address(base + LAUNCH.offset[name]).value = value
+        shared = self.static_shared + dynamic_shared
+        run = native.runtime().run
+        pool = workers.pool()
+        faults: list[KernelFault] = []
+
+        def part() -> None:
+            context = pool.take()
+            try:
+                context.prepare(threads, shared, code.frame_bytes, self.local_bytes)
+                if run(base, context.address):
+                    faults.append(self._fault(context, block))
+            finally:
+                pool.give(context)
+
+        if wanted == 1:
+            part()
+        else:
+            ticket = workers.Ticket(part)
+            pool.help(ticket, wanted - 1)
+            try:
+                part()
+            finally:
+                ticket.close()
+        if faults:
+            raise faults[0]
+
+    def _fault(self, context: workers.Context, block: Dim) -> KernelFault:
+        """The error for a fault that a worker met."""
+        status = context.get("fault")
+        where = f"kernel {self.name}, block ({context.get('cx')}, {context.get('cy')}, {context.get('cz')})"
+        thread = ""
+        if self._frame_bytes or "rt_block" in self._text:
+            n = context.get("thread")
+            at = (n % block[0], n // block[0] % block[1], n // (block[0] * block[1]))
+            thread = f", thread {at}"
+        if status == 710:
+            message, file = (read_string(context.get(name)).decode(errors="replace") for name in ("fault_a", "fault_b"))
+            function = read_string(context.get("fault_address")).decode(errors="replace")
+            line = context.get("fault_c")
+            text = f"{file}:{line}: {function}: {where}{thread}: Assertion `{message}` failed."
+            os.write(2, (text + "\n").encode())
+            return KernelFault(710, text)
+        what = {
+            700: f"illegal address {context.get('fault_address'):#x}",
+            702: "threads wait for each other for ever (a barrier in divergent code)",
+            715: "illegal instruction",
+            716: "misaligned address, or an address that no device has",
+            719: "trap",
+        }.get(status, f"fault {status}")
+        return KernelFault(status, f"{what} in {where}{thread}")
+
+
+class LoadedModule:
+    """A PTX module with its globals placed in device memory.
+
+    Attributes
+    ----------
+    kernels : dict of str to Kernel
+    globals : dict of str to (address, size)
+    """
+
+    def __init__(self, ast: Module, digest: str, place_global: PlaceGlobal, resolve: Resolve | None) -> None:
+        load_all()
+        self.ast = ast
+        self.globals: dict[str, tuple[int, int]] = {}
+        index = {v.name: n for n, v in enumerate(_placed(ast))}
+        self._table = (ctypes.c_uint64 * (len(index) + 1))()
+        self.table_address = ctypes.addressof(self._table)
+        self.kernels: dict[str, Kernel] = {}
+        for function in ast.functions.values():
+            if function.entry and function.body is not None:
+                symbol = f"k{digest[:16]}.{len(self.kernels)}"
+                gen = ModuleGen(ast, function, index, symbol)
+                text = gen.generate()
+                self.kernels[function.name] = Kernel(self, function, gen, text)
+        self._place(index, place_global, resolve)
+
+    def _place(self, index: dict[str, int], place_global: PlaceGlobal, resolve: Resolve | None) -> None:
+        placed = _placed(self.ast)
+        for variable in placed:
+            if variable.extern and variable.init is None:
+                address = resolve(variable.name) if resolve is not None else None
+                if address is None:
+                    raise PtxError(f"undefined variable {variable.name}", variable.line)
+            else:
+                address = place_global(variable.name, max(variable.size, 1), variable.align)
+            self.globals[variable.name] = (address, variable.size)
+            self._table[index[variable.name]] = address
+        for variable in placed:
+            if not variable.extern:
+                self._initialize(variable)
+
+    def _initialize(self, variable: Variable) -> None:
+        """Write a variable's initial value; what has none is zero."""
+        address, size = self.globals[variable.name]
+        data = bytearray(size)
+        element = variable.element
+        for n, value in enumerate(variable.init or ()):
+            if isinstance(value, tuple):
+                name, offset, shift = value
+                if name not in self.globals:
+                    raise PtxError(f"not supported: address of {name} in an initial value", variable.line)
+                value = (self.globals[name][0] + offset) >> shift
+            piece = (value & ((1 << 8 * element) - 1)).to_bytes(element, "little")
+            data[n * element : (n + 1) * element] = piece
+        ctypes.memmove(address, bytes(data), size)
+
+
+def _placed(ast: Module) -> list[Variable]:
+    """The variables that live in device memory: the module's, and those that functions declare."""
+    out = [v for v in ast.variables.values() if v.space in ("global", "const")]
+    for function in ast.functions.values():
+        out += [v for v in function.variables.values() if v.space in ("global", "const")]
+    return out
+
+
+def load_modules(
+    images: Sequence[bytes], *, place_global: PlaceGlobal, resolve: Resolve | None = None
+) -> LoadedModule:
+    """Load several PTX texts linked into one module.
+
+    Parameters
+    ----------
+    images : sequence of bytes
+        PTX texts, each maybe zero-terminated.
+    place_global : callable
+        ``place_global(name, size, align)`` returns the address where a variable lives; the engine writes its initial
+        value there. The caller owns the memory.
+    resolve : callable, optional
+        The address of an ``.extern`` variable that no text defines, or None.
+
+    Raises
+    ------
+    PtxError
+        For anything unknown or undefined, with the line and its text.
+    """
+    texts = [bytes(image).split(b"\0", 1)[0].decode("utf-8", errors="replace") for image in images]
+    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    ast = link_modules([parse(text) for text in texts])
+    return LoadedModule(ast, digest, place_global, resolve)
+
+
+def load_module(image: bytes, *, place_global: PlaceGlobal, resolve: Resolve | None = None) -> LoadedModule:
+    """Load one PTX text; see `load_modules`."""
+    return load_modules([image], place_global=place_global, resolve=resolve)

@@ -1,0 +1,373 @@
+"""Writes one PTX function as an LLVM function: blocks, guards, block ends, parameters, thread identity.
+
+Three shapes: ``body`` is a kernel without suspend points, one call runs one thread to its end and is inlined into the
+loop over the block's threads; ``step`` is a kernel with suspend points, one call runs one thread to its next one;
+``func`` is a device function.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from migproxy.softgpu.ptx import cfg, types
+from migproxy.softgpu.ptx.ast import Addr, Function, Imm, Instr, Operand, Reg, Sym, Variable
+from migproxy.softgpu.ptx.emitter import HANDLERS, Emitter
+from migproxy.softgpu.ptx.layout import CONTEXT
+from migproxy.softgpu.ptx.table import TABLE, Status
+
+if TYPE_CHECKING:
+    from migproxy.softgpu.ptx.modulegen import ModuleGen
+
+#: what a step returns: the thread's new state
+READY, WARP_WAIT, BARRIER_WAIT, DONE, YIELDED = range(5)
+
+_STORED = {"i1": 1, "i8": 1, "i16": 2, "i32": 4, "float": 4, "i64": 8, "double": 8, "i128": 16}
+
+
+class FunctionGen(Emitter):
+    """The generator of one function."""
+
+    def __init__(self, gen: ModuleGen, function: Function, shape: str) -> None:
+        self.shape = shape
+        self.suspending = shape == "step"
+        super().__init__(gen, function, cfg.build(function, with_suspends=self.suspending))
+        self.locals: dict[str, str] = {}
+        self.local_offsets: dict[str, int] = {}
+        self.local_bytes = 0
+        self.frame_bytes = 0
+        self.shared = ""
+        self.number = ""
+        self.uses_stack = False
+        self.local_base = ""
+        for variable in function.variables.values():
+            if variable.space == "local" or (variable.space == "param" and self.suspending):
+                self.local_bytes = -(-self.local_bytes // max(variable.align, 1)) * max(variable.align, 1)
+                self.local_offsets[variable.name] = self.local_bytes
+                self.local_bytes += variable.size
+
+    # -- the whole function ---------------------------------------------------------------------------------------
+
+    def generate(self) -> str:
+        """The function's text."""
+        self._assign_slots()
+        for block in self.graph.blocks:
+            self._block(block)
+        head = self._signature()
+        allocas = [f"  {self.slot(reg)} = alloca {types.storage(kind)}" for reg, kind in self.function.regs.items()
+                   if reg in self.graph.index]  # fmt: skip
+        if self.carry:
+            allocas.append("  %carry = alloca i1")
+        dispatch = self._dispatch()
+        return "\n".join([head, "entry:", *allocas, *self.entry, *dispatch, *self.lines, "}", ""])
+
+    def _signature(self) -> str:
+        noalias = f"ptr noalias nonnull align 64 dereferenceable({CONTEXT.size}) %tc"
+        if self.shape == "body":
+            size = max(1, self.gen.param_size)
+            return (f"define internal void @body({noalias}, ptr noalias readonly align 16 dereferenceable({size}) "
+                    f"%params, ptr %shared, i32 %tx, i32 %ty, i32 %tz) alwaysinline #0 {{")  # fmt: skip
+        if self.shape == "step":
+            return f"define internal i32 @step({noalias}, i32 %thread) #0 {{"
+        args = [f"ptr %tc, {', '.join(names)}" if (names := self._function_args()) else "ptr %tc"]
+        return f'define internal void @"f.{self.function.name}"({args[0]}) #0 {{'
+
+    def _function_args(self) -> list[str]:
+        return [f'ptr %"arg.{v.name}"' for v in (*self.function.rets, *self.function.params)]
+
+    def _dispatch(self) -> list[str]:
+        first = "  br label %b0"
+        if not self.suspending:
+            if self.shape == "func":
+                return [*self._register_parameters(), first]
+            return [first]
+        cases = [f"i32 {block.suspend}, label %b{block.number}" for block in self.graph.blocks if block.suspend > 0]
+        self.gen.frame_bytes = self.frame_bytes
+        return [f"  switch i32 {self._resume_point()}, label %b0 [{' '.join(cases)}]"]
+
+    def _resume_point(self) -> str:
+        return "%resume.at"
+
+    def _register_parameters(self) -> list[str]:
+        lines = []
+        for variable in self.function.params:
+            if variable.register and variable.name in self.graph.index:
+                ty = types.storage(variable.type)
+                lines.append(f'  %"in.{variable.name}" = load {ty}, ptr %"arg.{variable.name}"')
+                lines.append(f'  store {ty} %"in.{variable.name}", ptr {self.slot(variable.name)}')
+        return lines
+
+    # -- blocks ---------------------------------------------------------------------------------------------------
+
+    def _block(self, block: cfg.Block) -> None:
+        self.block = block
+        self.cache = {}
+        self.start(f"b{block.number}")
+        if block.suspend > 0:
+            self._load_frame(block)
+        for instr in block.instrs:
+            self.instr = instr
+            if instr.suspend < -1:
+                self.gen.lower_receive(self, instr)
+            elif instr.suspend > 0:
+                self.gen.lower_send(self, instr, self.graph.blocks[block.succs[0]])
+                return
+            elif self._terminator(block, instr):
+                return
+            elif instr.pred is not None:
+                self._guarded(instr)
+            else:
+                self._lower(instr)
+        self.flush()
+        if block.succs:
+            self.branch(f"b{block.succs[0]}")
+        else:
+            self._return()
+
+    def _lower(self, instr: Instr) -> None:
+        handler = HANDLERS.get(instr.name)
+        if handler is None:
+            entry = TABLE.get(instr.name)
+            if entry is None:
+                raise self.fail(f"unknown instruction {instr.name}")
+            if entry.status is Status.DONE:
+                raise self.fail(f"{instr.name} is not possible here")
+            raise self.fail(f"not supported: {instr.name} ({entry.note})")
+        try:
+            handler(self, instr)
+        except (IndexError, ValueError, StopIteration, AssertionError) as error:
+            raise self.fail(f"malformed {instr.name}: wrong number or kind of operands or modifiers") from error
+
+    def _guarded(self, instr: Instr) -> None:
+        """An instruction under a guard: a branch round it."""
+        assert instr.pred is not None
+        value, _ = self.raw(instr.pred.name)
+        defs, _ = cfg.defs_uses(instr)
+        for reg in defs:
+            self.flush_register(reg)
+        inside, after = self.fresh_label("g"), self.fresh_label("n")
+        self.cond_branch(value, *((after, inside) if instr.pred_not else (inside, after)))
+        self.start(inside)
+        saved = dict(self.cache)
+        self.guarded = True
+        if instr.name in ("ret", "exit"):
+            self._return()
+        else:
+            self._lower(instr)
+            self.branch(after)
+        self.guarded = False
+        self.cache = saved
+        for reg in defs:
+            self.cache.pop(reg, None)
+        self.start(after)
+
+    def _terminator(self, block: cfg.Block, instr: Instr) -> bool:
+        """Write the instruction if it ends its block."""
+        name = instr.name
+        if name == "bra":
+            target = f"b{self.graph.labels[instr.targets[0]]}"
+            if instr.pred is None:
+                self.flush()
+                self.branch(target)
+                return True
+            value, _ = self.raw(instr.pred.name)
+            self.flush()
+            through = f"b{block.succs[0]}"
+            self.cond_branch(value, *((through, target) if instr.pred_not else (target, through)))
+            return True
+        if name == "brx":
+            if instr.pred is not None:
+                raise self.fail("not supported: brx.idx under a guard")
+            index = self.get(instr.ops[0], "u32")
+            self.flush()
+            labels = [f"b{self.graph.labels[target]}" for target in instr.targets]
+            cases = " ".join(f"i32 {n}, label %{label}" for n, label in enumerate(labels))
+            self.emit(f"switch i32 {index}, label %{labels[-1]} [{cases}]")
+            return True
+        if name in ("ret", "exit") and instr.pred is None:
+            self._return()
+            return True
+        if name == "trap" and instr.pred is None:
+            self._lower(instr)
+            self.emit("unreachable")
+            return True
+        return False
+
+    def _return(self) -> None:
+        if self.shape == "step":
+            self.emit(f"ret i32 {DONE}")
+            return
+        if self.shape == "func":
+            if self.instr is not None and self.instr.name == "exit":
+                raise self.fail("not supported: exit inside a device function")
+            for variable in self.function.rets:
+                if variable.register:
+                    value, ty = self.raw(variable.name)
+                    self.emit(f'store {ty} {value}, ptr %"arg.{variable.name}"')
+        self.emit("ret void")
+
+    # -- frames ---------------------------------------------------------------------------------------------------
+
+    def _assign_slots(self) -> None:
+        if not self.suspending:
+            return
+        kept = 0
+        for block in self.graph.blocks:
+            if block.suspend > 0:
+                kept |= block.live_in
+        sized = sorted(self.graph.registers(kept), key=lambda reg: -_STORED[types.storage(self.function.regs[reg])])
+        for reg in sized:
+            size = _STORED[types.storage(self.function.regs[reg])]
+            self.slots[reg] = (self.frame_bytes, size)
+            self.frame_bytes += size
+        frame = self.field("frame", entry=True)
+        padded = self.field("padded", entry=True)
+        self.entry += [
+            "  %thread64 = zext i32 %thread to i64",
+            f"  %padded64 = zext i32 {padded} to i64",
+            f"  %frame = getelementptr i8, ptr {frame}, i64 0",
+            f"  %resume.array = getelementptr i8, ptr {self.field('resume', entry=True)}, i64 0",
+            "  %resume.slot = getelementptr i32, ptr %resume.array, i64 %thread64",
+            "  %resume.at = load i32, ptr %resume.slot",
+        ]
+
+    def frame_pointer(self, reg: str) -> str:
+        """Where this thread keeps a register while it is suspended."""
+        offset, size = self.slots[reg]
+        base = self.op(f"mul i64 %padded64, {offset}")
+        at = self.op(f"add i64 {base}, {self.op(f'mul i64 %thread64, {size}')}")
+        return self.op(f"getelementptr i8, ptr %frame, i64 {at}")
+
+    def save_frame(self, live: int) -> None:
+        """Store the live registers to the thread's frame."""
+        for reg in self.graph.registers(live):
+            value, ty = self.raw(reg)
+            self.emit(f"store {ty} {value}, ptr {self.frame_pointer(reg)}")
+
+    def _load_frame(self, block: cfg.Block) -> None:
+        for reg in self.graph.registers(block.live_in):
+            ty = types.storage(self.function.regs[reg])
+            self.cache[reg] = self.op(f"load {ty}, ptr {self.frame_pointer(reg)}")
+
+    # -- thread identity and memory -------------------------------------------------------------------------------
+
+    def thread_index(self, axis: str) -> str:
+        """%tid along an axis."""
+        if self.shape == "body":
+            return f"%t{axis}"
+        if self.shape == "func":
+            return self.field(f"t{axis}")
+        known = self.specials.get(axis)
+        if known is None:
+            array = self.field(f"tid{axis}", entry=True)
+            known = f"%tid.{axis}"
+            self.entry.append(f"  %tidp.{axis} = getelementptr i32, ptr {array}, i64 %thread64")
+            self.entry.append(f"  {known} = load i32, ptr %tidp.{axis}, !invariant.load !0")
+            self.specials[axis] = known
+        return known
+
+    def thread_number(self) -> str:
+        """The thread's linear number in its block."""
+        if self.shape == "step":
+            return "%thread"
+        if self.number and self.shape == "body":
+            return self.number
+        x, y, z = (self.thread_index(axis) for axis in "xyz")
+        ntx, nty = self.field("ntx", entry=True), self.field("nty", entry=True)
+        if self.shape == "func":
+            row = self.op(f"add i32 {y}, {self.op(f'mul i32 {z}, {nty}')}")
+            return self.op(f"add i32 {x}, {self.op(f'mul i32 {row}, {ntx}')}")
+        self.entry += [
+            f"  %lin.z = mul i32 {z}, {nty}",
+            f"  %lin.y = add i32 {y}, %lin.z",
+            f"  %lin.r = mul i32 %lin.y, {ntx}",
+            f"  %lin = add i32 {x}, %lin.r",
+        ]
+        self.number = "%lin"
+        return self.number
+
+    def shared_base(self) -> str:
+        """The block's shared memory."""
+        if self.shape == "body":
+            return "%shared"
+        return self.field("shared", entry=True)
+
+    def local_pointer(self, name: str) -> str:
+        """Where a local variable of this function lives."""
+        if self.suspending:
+            if not self.local_base:
+                base = self.field("local", entry=True)
+                each = self.field("local_bytes", entry=True)
+                self.entry += [f"  %local.at = mul i64 %thread64, {each}",
+                               f"  %local = getelementptr i8, ptr {base}, i64 %local.at"]  # fmt: skip
+                self.local_base = "%local"
+            return self.op(f"getelementptr i8, ptr %local, i64 {self.local_offsets[name]}")
+        pointer = self.locals.get(name)
+        if pointer is None:
+            variable = self.function.variables[name]
+            pointer = f'%"local.{name}"'
+            align = max(variable.align, 16 if variable.size >= 16 else 8)
+            self.entry.append(f"  {pointer} = alloca [{max(variable.size, 1)} x i8], align {align}")
+            self.locals[name] = pointer
+        return pointer
+
+    def param_slot(self, name: str) -> str:
+        """The memory of a parameter: the function's own, or one declared for a call."""
+        if name in self.function.variables:
+            return self.local_pointer(name)
+        if self.shape == "func":
+            return f'%"arg.{name}"'
+        offset = self.gen.param_offsets[name]
+        base = "%params" if self.shape == "body" else self.field("params", entry=True)
+        return self.op(f"getelementptr i8, ptr {base}, i64 {offset}") if offset else base
+
+    def is_param_variable(self, name: str) -> bool:
+        """Whether a name is a parameter variable in memory."""
+        variable = self.function.variables.get(name)
+        if variable is not None:
+            return variable.space == "param"
+        return any(v.name == name and not v.register for v in (*self.function.rets, *self.function.params))
+
+    def find_variable(self, name: str) -> Variable | None:
+        """A variable of the function or the module."""
+        return self.function.variables.get(name) or self.gen.module.variables.get(name)
+
+    def temporary(self, size: int) -> str:
+        """A scratch slot for a call argument."""
+        self.temp += 1
+        name = f"%tmp.{self.temp}"
+        self.entry.append(f"  {name} = alloca [{size} x i8], align 16")
+        return name
+
+    def local_test(self, address: str) -> str:
+        """Whether a generic address lies in the thread's local memory."""
+        if self.suspending:
+            if not self.local_bytes:
+                return "false"
+            base = self.field("local", entry=True)
+            size = self.op(f"mul i64 {self.field('local_bytes', entry=True)}, %padded64")
+        else:
+            # locals are on the worker's stack: a window round the present frame
+            base = self.op("getelementptr i8, ptr %stack.mark, i64 -524288")
+            size = "1048576"
+            if not self.uses_stack:
+                self.uses_stack = True
+                self.entry.append("  %stack.mark = alloca i8, align 16")
+        start = self.op(f"ptrtoint ptr {base} to i64")
+        return self.op(f"icmp ult i64 {self.op(f'sub i64 {address}, {start}')}, {size}")
+
+    # -- small questions ------------------------------------------------------------------------------------------
+
+    def constant_value(self, operand: Operand) -> int:
+        """An operand that must be an integer constant."""
+        if isinstance(operand, Imm):
+            return operand.value
+        raise self.fail("expected a constant")
+
+    def is_predicate(self, operand: Operand) -> bool:
+        """Whether an operand is a predicate register."""
+        return isinstance(operand, Reg) and self.function.regs[operand.name] == "pred"
+
+    def fault(self, status: int, *details: str) -> None:
+        """End the launch with a status."""
+        self.call("void", "migproxy_rt_fault", "ptr %tc", f"i32 {status}", *[f"i64 {detail}" for detail in details])
+

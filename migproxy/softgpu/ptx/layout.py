@@ -1,0 +1,51 @@
+"""Memory layouts shared by generated code and the engine: the launch record and the worker's context.
+
+Generated code reaches both by byte offsets; the engine writes them as raw memory.
+"""
+
+from __future__ import annotations
+
+_FORMATS = {"i8": 1, "i32": 4, "i64": 8, "ptr": 8}
+
+
+class Record:
+    """Named fields at byte offsets."""
+
+    def __init__(self, **fields: str) -> None:
+        self.offset: dict[str, int] = {}
+        self.kind: dict[str, str] = {}
+        at = 0
+        for name, kind in fields.items():
+            size = _FORMATS.get(kind) or int(kind)
+            align = min(size, 16)
+            at = -(-at // align) * align
+            self.offset[name] = at
+            self.kind[name] = kind if kind in _FORMATS else "ptr"
+            at += size
+        self.size = -(-at // 64) * 64
+
+
+#: what all workers of one launch share
+LAUNCH = Record(
+    counter="i64", blocks="i64", chunk="i64",
+    fault="i32", abort="i32",
+    kernel="ptr", params="ptr", globals="ptr",
+    gx="i32", gy="i32", gz="i32", bx="i32", by="i32", bz="i32",
+    threads="i32", dynamic="i32", static="i32", slots="i32", local="i64",
+    # the first fault: worker context that holds its details
+    fault_worker="ptr", serial="i64",
+)  # fmt: skip
+
+#: one worker thread's context; also what device functions get as their first argument
+CONTEXT = Record(
+    jump="256", active="i32", fault="i32", fault_address="i64", fault_a="i64", fault_b="i64", fault_c="i64",
+    launch="ptr", params="ptr", globals="ptr", shared="ptr", local="ptr", frame="ptr",
+    tx="i32", ty="i32", tz="i32", ntx="i32", nty="i32", ntz="i32",
+    cx="i32", cy="i32", cz="i32", ncx="i32", ncy="i32", ncz="i32",
+    threads="i32", padded="i32", dynamic="i32", static="i32", thread="i32", worker="i32", local_bytes="i64",
+    exited="i32", unused="i32",
+    # arrays of the scheduler, one item a thread
+    resume="ptr", state="ptr", kind="ptr", mask="ptr", value="ptr", aux="ptr", result="ptr", group="ptr",
+    tidx="ptr", tidy="ptr", tidz="ptr",
+    pending="64",
+)  # fmt: skip

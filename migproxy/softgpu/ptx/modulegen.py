@@ -1,0 +1,306 @@
+"""Writes the LLVM module of one kernel: its function, the device functions that it can reach, helpers, symbols."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from migproxy.errors import PtxError
+from migproxy.softgpu.ptx.ast import Addr, Function, Imm, Instr, Label, Module, Operand, Reg, Sym, Variable
+from migproxy.softgpu.ptx.cfg import Block
+from migproxy.softgpu.ptx.funcgen import FunctionGen
+from migproxy.softgpu.ptx.layout import CONTEXT
+from migproxy.softgpu.ptx.lower import warp
+from migproxy.softgpu.ptx.table import suspends
+
+if TYPE_CHECKING:
+    from migproxy.softgpu.ptx.emitter import Emitter
+
+
+def align_up(value: int, align: int) -> int:
+    """The next multiple of `align`."""
+    return -(-value // align) * align
+
+
+class ModuleGen:
+    """Generator of the LLVM module for one kernel of a PTX module."""
+
+    def __init__(self, module: Module, kernel: Function, globals_index: dict[str, int], symbol: str) -> None:
+        self.module = module
+        self.kernel = kernel
+        self.globals_index = globals_index
+        self.symbol = symbol
+        self.helpers: dict[str, str] = {}
+        self.declared: dict[str, str] = {}
+        self.wanted: list[str] = []
+        self.uses_calls = False
+        self.indirect = False
+        self.frame_bytes = 0
+        self.local_bytes = 0
+        self.param_offsets: dict[str, int] = {}
+        self.params: list[tuple[int, int]] = []
+        offset = 0
+        for parameter in kernel.params:
+            offset = align_up(offset, max(parameter.align, 1))
+            self.param_offsets[parameter.name] = offset
+            self.params.append((offset, parameter.size))
+            offset += parameter.size
+        self.param_size = offset
+        self.shared_offsets: dict[str, int] = {}
+        self.static_shared = 0
+        self._dynamic: list[str] = []
+        self._place_shared()
+
+    # -- shared memory --------------------------------------------------------------------------------------------
+
+    def _place_shared(self) -> None:
+        """Offsets of shared variables: the module's first, so that all functions agree, then the kernel's own."""
+        used: set[str] = set()
+        for function in self._reachable():
+            used |= _symbols(function)
+        for variable in (*self.module.variables.values(), *self.kernel.variables.values()):
+            if variable.space != "shared" or (variable.name in self.module.variables and variable.name not in used):
+                continue
+            self._place(variable)
+        for function in self._reachable():
+            if function is not self.kernel:
+                for variable in function.variables.values():
+                    if variable.space == "shared":
+                        self._place(variable)
+        start = align_up(self.static_shared, 16)
+        for name in self._dynamic:
+            self.shared_offsets[name] = start
+        if self._dynamic:
+            self.static_shared = start
+
+    def _place(self, variable: Variable) -> None:
+        if variable.unsized or (variable.extern and variable.size == 0):
+            self._dynamic.append(variable.name)
+            return
+        at = align_up(self.static_shared, max(variable.align, 1))
+        self.shared_offsets[variable.name] = at
+        self.static_shared = at + variable.size
+
+    def _reachable(self) -> list[Function]:
+        """The kernel and every device function that it can call; all that have their address taken, too."""
+        seen: dict[str, Function] = {}
+        work = [self.kernel]
+        while work:
+            function = work.pop()
+            if function.name in seen or function.body is None:
+                continue
+            seen[function.name] = function
+            for name in _symbols(function):
+                other = self.module.functions.get(name)
+                if other is not None and not other.entry:
+                    work.append(other)
+        return list(seen.values())
+
+    # -- errors, declarations -------------------------------------------------------------------------------------
+
+    def error(self, message: str, line: int) -> PtxError:
+        """An error that quotes the PTX line."""
+        text = self.module.text
+        return PtxError(message, line, text[line - 1] if 0 < line <= len(text) else "")
+
+    def declare(self, ret: str, name: str, args: list[str]) -> None:
+        """Declare an external function or intrinsic once."""
+        if name.startswith("mgp_") or name in self.declared:
+            return
+        plain = [arg.split(" align")[0] for arg in args]
+        self.declared[name] = f"declare {ret} @{name}({', '.join(plain)})"
+
+    def want(self, name: str) -> None:
+        """Note that a device function must be generated."""
+        if name not in self.wanted:
+            self.wanted.append(name)
+
+    # -- symbols --------------------------------------------------------------------------------------------------
+
+    def is_parameter(self, function: Function, name: str) -> bool:
+        """Whether a name is one of the kernel's parameters (constant during the launch)."""
+        return name not in function.variables and any(p.name == name for p in function.params)
+
+    def symbol_address(self, e: Emitter, sym: Sym) -> str:
+        """A symbol's address in its own state space, as an i64."""
+        assert isinstance(e, FunctionGen)
+        name = sym.name
+        if name in e.function.variables or name in self.module.variables:
+            variable = e.find_variable(name)
+            assert variable is not None
+            if variable.space == "shared":
+                return str(self.shared_offsets[name] + sym.offset)
+            pointer = self._variable_pointer(e, variable)
+            value = e.op(f"ptrtoint ptr {pointer} to i64")
+        elif e.is_param_variable(name):
+            value = e.op(f"ptrtoint ptr {e.param_slot(name)} to i64")
+        elif name in self.module.functions:
+            function = self.module.functions[name]
+            if function.entry:
+                raise e.fail(f"not supported: address of the kernel {name} (dynamic parallelism)")
+            if function.body is None:
+                raise e.fail(f"undefined function {name}")
+            self.want(name)
+            value = e.op(f'ptrtoint ptr @"f.{name}" to i64')
+        else:
+            raise e.fail(f"undefined symbol {name}")
+        return e.op(f"add i64 {value}, {sym.offset}") if sym.offset else value
+
+    def _variable_pointer(self, e: FunctionGen, variable: Variable) -> str:
+        if variable.space in ("local", "param"):
+            return e.local_pointer(variable.name)
+        index = self.globals_index[variable.name]
+        key = f"global.{index}"
+        known = e.fields.get(key)
+        if known is None:
+            table = e.field("globals", entry=True)
+            e.temp += 2
+            known = f"%t{e.temp}"
+            e.entry.append(f"  %t{e.temp - 1} = getelementptr i8, ptr {table}, i64 {8 * index}")
+            e.entry.append(f"  {known} = load ptr, ptr %t{e.temp - 1}, !invariant.load !0")
+            e.fields[key] = known
+        return known
+
+    def pointer(self, e: Emitter, operand: Operand, space: str) -> str:
+        """An address operand as an LLVM pointer."""
+        assert isinstance(e, FunctionGen)
+        if not isinstance(operand, Addr):
+            raise e.fail("expected an address in brackets")
+        base, offset = operand.base, operand.offset
+        if isinstance(base, Sym):
+            return self._symbol_pointer(e, base, offset + base.offset)
+        if isinstance(base, Imm):
+            value = str((base.value + offset) & 0xFFFFFFFFFFFFFFFF)
+        else:
+            assert isinstance(base, Reg)
+            value = e.get(base, "b64")
+        if space == "shared":
+            pointer = e.op(f"getelementptr i8, ptr {e.shared_base()}, i64 {value}")
+        else:
+            pointer = e.op(f"inttoptr i64 {value} to ptr")
+        if offset and not isinstance(base, Imm):
+            pointer = e.op(f"getelementptr i8, ptr {pointer}, i64 {offset}")
+        return pointer
+
+    def _symbol_pointer(self, e: FunctionGen, base: Sym, offset: int) -> str:
+        variable = e.find_variable(base.name)
+        if variable is not None and variable.space == "shared":
+            at = self.shared_offsets[base.name] + offset
+            return e.op(f"getelementptr i8, ptr {e.shared_base()}, i64 {at}")
+        if variable is not None:
+            pointer = self._variable_pointer(e, variable)
+        elif e.is_param_variable(base.name):
+            pointer = e.param_slot(base.name)
+        else:
+            raise e.fail(f"undefined symbol {base.name}")
+        return e.op(f"getelementptr i8, ptr {pointer}, i64 {offset}") if offset else pointer
+
+    # -- suspend points -------------------------------------------------------------------------------------------
+
+    def lower_send(self, e: FunctionGen, instr: Instr, receive: Block) -> None:
+        """The first half of a suspend point: mailbox, frame, return."""
+        warp.send(e, instr, receive)
+
+    def lower_receive(self, e: FunctionGen, instr: Instr) -> None:
+        """The second half: the result."""
+        warp.receive(e, instr)
+
+    # -- the module -----------------------------------------------------------------------------------------------
+
+    @property
+    def suspending(self) -> bool:
+        """Whether the kernel has suspend points."""
+        assert self.kernel.body is not None
+        return any(isinstance(item, Instr) and suspends(item) for item in self.kernel.body)
+
+    def generate(self) -> str:
+        """The module's text."""
+        step = self.suspending
+        main = FunctionGen(self, self.kernel, "step" if step else "body")
+        parts = [main.generate()]
+        self.local_bytes = align_up(main.local_bytes, 16)
+        done: set[str] = set()
+        while len(done) < len(self.wanted):
+            for name in list(self.wanted):
+                if name not in done:
+                    done.add(name)
+                    parts.append(self._device_function(name))
+        parts.append(self._step_kernel() if step else self._loop_kernel())
+        lines = [*parts, *self.helpers.values(), *self.declared.values()]
+        text = "\n".join(lines)
+        return _once(text) + "\nattributes #0 = { nounwind null_pointer_is_valid }\n!0 = !{}\n"
+
+    def _device_function(self, name: str) -> str:
+        function = self.module.functions[name]
+        assert function.body is not None
+        for item in function.body:
+            if isinstance(item, Instr) and suspends(item):
+                raise self.error(f"not supported: {item.name} in a function that is called recursively or by pointer",
+                                 item.line)  # fmt: skip
+        return FunctionGen(self, function, "func").generate()
+
+    def _fields(self, names: list[str]) -> list[str]:
+        out = []
+        for name in names:
+            out.append(f"  %{name}.p = getelementptr i8, ptr %tc, i64 {CONTEXT.offset[name]}")
+            out.append(f"  %{name} = load {CONTEXT.kind[name]}, ptr %{name}.p, !invariant.load !0")
+        return out
+
+    def _loop_kernel(self) -> str:
+        """The loop over a block's threads, round the inlined body."""
+        store = []
+        if self.uses_calls:
+            for axis in "xyz":
+                store.append(f"  %t{axis}.p = getelementptr i8, ptr %tc, i64 {CONTEXT.offset['t' + axis]}")
+                store.append(f"  store i32 %{axis}, ptr %t{axis}.p")
+        call = "call void @body(ptr %tc, ptr %params, ptr %shared, i32 %x, i32 %y, i32 %z)"
+        return "\n".join([
+            f'define void @"{self.symbol}"(ptr noalias nonnull align 64 dereferenceable({CONTEXT.size}) %tc) #0 {{',
+            "entry:",
+            *self._fields(["ntx", "nty", "ntz", "params", "shared"]),
+            "  br label %zloop",
+            "zloop:", "  %z = phi i32 [ 0, %entry ], [ %z1, %zend ]", "  br label %yloop",
+            "yloop:", "  %y = phi i32 [ 0, %zloop ], [ %y1, %yend ]", "  br label %xloop",
+            "xloop:", "  %x = phi i32 [ 0, %yloop ], [ %x1, %xloop ]",
+            *store, f"  {call}",
+            "  %x1 = add nuw nsw i32 %x, 1", "  %xd = icmp eq i32 %x1, %ntx",
+            "  br i1 %xd, label %yend, label %xloop",
+            "yend:", "  %y1 = add nuw nsw i32 %y, 1", "  %yd = icmp eq i32 %y1, %nty",
+            "  br i1 %yd, label %zend, label %yloop",
+            "zend:", "  %z1 = add nuw nsw i32 %z, 1", "  %zd = icmp eq i32 %z1, %ntz",
+            "  br i1 %zd, label %out, label %zloop",
+            "out:", "  ret void", "}", "",
+        ])  # fmt: skip
+
+    def _step_kernel(self) -> str:
+        self.declare("void", "migproxy_rt_block", ["ptr", "ptr"])
+        return (f'define void @"{self.symbol}"(ptr %tc) #0 {{\n'
+                "  call void @migproxy_rt_block(ptr %tc, ptr @step)\n  ret void\n}\n")  # fmt: skip
+
+
+def _symbols(function: Function) -> set[str]:
+    """Names of variables and functions that a body mentions."""
+    out: set[str] = set()
+    assert function.body is not None
+    for item in function.body:
+        if isinstance(item, Label):
+            continue
+        for operand in (*item.ops, *item.args, item.callee):
+            if isinstance(operand, Sym):
+                out.add(operand.name)
+            elif isinstance(operand, Addr) and isinstance(operand.base, Sym):
+                out.add(operand.base.name)
+    return out
+
+
+def _once(text: str) -> str:
+    """Drop repeated declarations: helpers bring their own."""
+    seen: set[str] = set()
+    out = []
+    for line in text.split("\n"):
+        if line.startswith("declare "):
+            name = line.split("@", 1)[1].split("(", 1)[0]
+            if name in seen:
+                continue
+            seen.add(name)
+        out.append(line)
+    return "\n".join(out)

@@ -1,0 +1,152 @@
+"""Machine code: LLVM's target, text to object code, object code to addresses, and the process's own runtime.
+
+Preconditions are those of any machine code: addresses handed to compiled functions must be what their prototypes say.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import threading
+from collections.abc import Callable
+from functools import cache
+
+import llvmlite
+import llvmlite.binding as llvm
+
+from migproxy.softgpu.ptx import printf, runtime_ir
+from migproxy.softgpu.ptx.cache import ObjectCache
+
+#: bump when generated code changes, so that cached objects are not mistaken for it
+GENERATION = 1
+
+_lock = threading.RLock()
+_engines: list[object] = []
+
+
+@cache
+def target() -> llvm.TargetMachine:
+    """The host's target machine."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    host = llvm.Target.from_triple(llvm.get_process_triple())
+    return host.create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=_features(), opt=2, reloc="pic", codemodel="jitdefault", jit=True
+    )
+
+
+def _features() -> str:
+    features: str = llvm.get_host_cpu_features().flatten()
+    return features
+
+
+@cache
+def fingerprint() -> str:
+    """What besides the text decides the object code."""
+    version = ".".join(map(str, llvm.llvm_version_info))
+    return f"{GENERATION}/{llvmlite.__version__}/{version}/{llvm.get_host_cpu_name()}/{_features()}"
+
+
+def compile_text(text: str, *, level: int = 2) -> bytes:
+    """LLVM IR to object code."""
+    machine = target()
+    module = llvm.parse_assembly(text)
+    module.triple = llvm.get_process_triple()
+    module.data_layout = str(machine.target_data)
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=level)
+    options.loop_vectorization = level > 1
+    options.slp_vectorization = level > 1
+    options.loop_unrolling = level > 1
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    code: bytes = machine.emit_object(module)
+    return code
+
+
+def link(code: bytes) -> llvm.ExecutionEngine:
+    """Bring object code into the process; the engine is never unloaded, since kernels may hold code addresses."""
+    with _lock:
+        anchor = llvm.parse_assembly("")
+        engine = llvm.create_mcjit_compiler(anchor, _fresh_target())
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        engine.finalize_object()
+        _engines.append(engine)
+        return engine
+
+
+def _fresh_target() -> llvm.TargetMachine:
+    target()
+    host = llvm.Target.from_triple(llvm.get_process_triple())
+    return host.create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=_features(), opt=2, reloc="pic", codemodel="jitdefault", jit=True
+    )
+
+
+_SIGNALS = (7, 11, 4)  # SIGBUS, SIGSEGV, SIGILL
+_SA_SIGINFO, _SA_NODEFER, _SA_ONSTACK = 4, 0x40000000, 0x08000000
+
+
+class Runtime:
+    """The runtime's entry points in this process, and its signal handlers."""
+
+    def __init__(self, cache_: ObjectCache) -> None:
+        text = runtime_ir.module()
+        key = hashlib.sha256((fingerprint() + text).encode()).hexdigest()
+        code = cache_.get(key)
+        llvm.load_library_permanently("libm.so.6")
+        target()
+        if code is None:
+            code = compile_text(text)
+            cache_.put(key, code)
+        engine = link(code)
+        prefix = runtime_ir.P
+        for name in ("fault", "printf", "block", "nanoseconds", "sleep"):
+            llvm.add_symbol(prefix + name, engine.get_function_address(prefix + name))
+        libc = ctypes.CDLL(None, use_errno=True)
+        slot = ctypes.c_uint32()
+        if libc.pthread_key_create(ctypes.byref(slot), None):
+            raise OSError("no thread-specific key is left")
+        ctypes.c_uint32.from_address(engine.get_global_value_address(prefix + "key")).value = slot.value
+        self._printer = printf.CALLBACK(printf.device_printf)
+        address = ctypes.cast(self._printer, ctypes.c_void_p).value
+        ctypes.c_uint64.from_address(engine.get_global_value_address(prefix + "printer")).value = address or 0
+        self._run = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64)(
+            engine.get_function_address(prefix + "run")
+        )
+        self._libc = libc
+        self._handler = engine.get_function_address(prefix + "handler")
+        self._old = engine.get_global_value_address(prefix + "old")
+        self.install_handlers()
+
+    @property
+    def run(self) -> Callable[[int, int], int]:
+        """``run(launch, context)``: a worker's part of a launch, without the GIL."""
+        return self._run
+
+    def install_handlers(self) -> None:
+        """Put our handler in front of the present ones (once more does nothing)."""
+        for number in _SIGNALS:
+            action = (ctypes.c_uint64 * 19)()
+            self._libc.sigaction(number, None, action)
+            if action[0] == self._handler:
+                continue
+            ctypes.memmove(self._old + 152 * number, action, 152)
+            new = (ctypes.c_uint64 * 19)()
+            new[0] = self._handler
+            new[17] = _SA_SIGINFO | _SA_NODEFER | _SA_ONSTACK
+            if self._libc.sigaction(number, new, None):
+                raise OSError(ctypes.get_errno(), "sigaction failed")
+
+
+@cache
+def _runtime() -> Runtime:
+    from migproxy.softgpu.ptx.cache import default_cache
+
+    return Runtime(default_cache())
+
+
+def runtime() -> Runtime:
+    """The process's runtime, made on first use."""
+    with _lock:
+        return _runtime()

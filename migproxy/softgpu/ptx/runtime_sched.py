@@ -1,0 +1,283 @@
+"""The scheduler of one block's threads, in LLVM IR.
+
+Threads run one after another, each to its next suspend point. Within a warp, an operation of a group of lanes (the
+lanes of its mask that have not exited) is resolved when all of them wait at an operation of the same kind with the same mask. When no
+lane of any warp can go on, barriers are resolved; when none can be, the threads wait for each other for ever: a fault.
+"""
+
+from __future__ import annotations
+
+from migproxy.softgpu.ptx.funcgen import BARRIER_WAIT, DONE, READY, WARP_WAIT, YIELDED
+from migproxy.softgpu.ptx.irkit import Fn
+from migproxy.softgpu.ptx.layout import CONTEXT as C
+from migproxy.softgpu.ptx.lower import warp
+
+P = "migproxy_rt_"
+#: status of a block whose threads wait for each other for ever
+DEADLOCK = 702
+
+
+def resolve() -> str:
+    """``void resolve(ptr tc, i32 base, i32 group, i32 kind)``: complete a warp operation for the lanes in `group`."""
+    f = Fn("void", f"{P}resolve", "ptr %tc", "i32 %base", "i32 %group", "i32 %kind")
+    value, aux = f.load(C, "%tc", "value"), f.load(C, "%tc", "aux")
+    result, group, state = f.load(C, "%tc", "result"), f.load(C, "%tc", "group"), f.load(C, "%tc", "state")
+    first = f.op("call i32 @llvm.cttz.i32(i32 %group, i1 false)")
+    lead = f.get_item("i64", value, f.op(f"add i32 %base, {first}"))
+    total = f.var("i32", f.op(f"trunc i64 {lead} to i32"))
+    ballot = f.var("i32")
+    same = f.var("i32")
+    with f.count_up("0", "32") as lane:
+        bit = f.op(f"shl i32 1, {lane}")
+        with f.when(f.op(f"icmp ne i32 {f.op(f'and i32 %group, {bit}')}, 0")):
+            wide = f.get_item("i64", value, f.op(f"add i32 %base, {lane}"))
+            item = f.op(f"trunc i64 {wide} to i32")
+            with f.when(f.op(f"icmp ne i64 {wide}, 0")):
+                ballot.set(f.op(f"or i32 {ballot.get()}, {bit}"))
+            with f.when(f.op(f"icmp eq i64 {wide}, {lead}")):
+                same.set(f.op(f"or i32 {same.get()}, {bit}"))
+            with f.when(f.op(f"icmp ne i32 {lane}, {first}")):
+                for name, code in warp.REDUX.items():
+                    with f.when(f.op(f"icmp eq i32 %kind, {code}")):
+                        now = total.get()
+                        if name in ("add", "and", "or", "xor"):
+                            total.set(f.op(f"{name} i32 {now}, {item}"))
+                        else:
+                            full = name if name[0] == "u" else f"s{name}"
+                            total.set(f.op(f"call i32 @llvm.{full}.i32(i32 {now}, i32 {item})"))
+    everyone = f.op(f"icmp eq i32 {same.get()}, %group")
+    answer = f.var("i64")
+    answer.set(f.op(f"zext i32 {total.get()} to i64"))
+    for code, outcome in (
+        (warp.VOTE, ballot.get()),
+        (warp.ACTIVE, "%group"),
+        (warp.ELECT, first),
+        (warp.MATCH_ALL, f.op(f"select i1 {everyone}, i32 %group, i32 0")),
+    ):
+        with f.when(f.op(f"icmp eq i32 %kind, {code}")):
+            answer.set(f.op(f"zext i32 {outcome} to i64"))
+    with f.count_up("0", "32") as lane:
+        bit = f.op(f"shl i32 1, {lane}")
+        with f.when(f.op(f"icmp ne i32 {f.op(f'and i32 %group, {bit}')}, 0")):
+            thread = f.op(f"add i32 %base, {lane}")
+            with f.when(f.op(f"icmp eq i32 %kind, {warp.SHFL}")):
+                source = f.op(f"and i32 {f.get_item('i32', aux, thread)}, 31")
+                answer.set(f.get_item("i64", value, f.op(f"add i32 %base, {source}")))
+            with f.when(f.op(f"icmp eq i32 %kind, {warp.MATCH_ANY}")):
+                mine = f.get_item("i64", value, thread)
+                found = f.var("i32")
+                found.set("0")
+                with f.count_up("0", "32") as other:
+                    other_bit = f.op(f"shl i32 1, {other}")
+                    with f.when(f.op(f"icmp ne i32 {f.op(f'and i32 %group, {other_bit}')}, 0")):
+                        theirs = f.get_item("i64", value, f.op(f"add i32 %base, {other}"))
+                        with f.when(f.op(f"icmp eq i64 {theirs}, {mine}")):
+                            found.set(f.op(f"or i32 {found.get()}, {other_bit}"))
+                answer.set(f.op(f"zext i32 {found.get()} to i64"))
+            f.set_item("i64", result, thread, answer.get())
+            f.set_item("i32", group, thread, "%group")
+            f.set_item("i8", state, thread, str(READY))
+    f.ret()
+    return f.text() + _groups()
+
+
+def _groups() -> str:
+    """``i32 groups(ptr tc, i32 base, i32 live, i32 waiting, i32 lenient)``: resolve what can be; lanes released.
+
+    `live` and `waiting` are lane masks. Lenient: also operations whose group can never be complete, as long as the
+    lanes wait at the same one (activemask, and masks that name lanes which went elsewhere).
+    """
+    f = Fn("i32", f"{P}groups", "ptr %tc", "i32 %base", "i32 %live", "i32 %waiting", "i32 %lenient")
+    kind, mask, aux = f.load(C, "%tc", "kind"), f.load(C, "%tc", "mask"), f.load(C, "%tc", "resume")
+    left = f.var("i32", "%waiting")
+    released = f.var("i32")
+    strict = f.op("icmp eq i32 %lenient, 0")
+    with f.loop(lambda: f.op(f"icmp ne i32 {left.get()}, 0")):
+        now = left.get()
+        first = f.op(f"call i32 @llvm.cttz.i32(i32 {now}, i1 false)")
+        lead = f.op(f"add i32 %base, {first}")
+        my_kind, my_mask, my_point = (f.get_item("i32", array, lead) for array in (kind, mask, aux))
+        active = f.op(f"icmp eq i32 {my_kind}, {warp.ACTIVE}")
+        loose = f.op(f"or i1 {active}, {f.op('icmp ne i32 %lenient, 0')}")
+        group = f.var("i32")
+        group.set("0")
+        with f.count_up(first, "32") as lane:
+            bit = f.op(f"shl i32 1, {lane}")
+            with f.when(f.op(f"icmp ne i32 {f.op(f'and i32 {now}, {bit}')}, 0")):
+                thread = f.op(f"add i32 %base, {lane}")
+                same_kind = f.op(f"icmp eq i32 {f.get_item('i32', kind, thread)}, {my_kind}")
+                same_mask = f.op(f"icmp eq i32 {f.get_item('i32', mask, thread)}, {my_mask}")
+                same_point = f.op(f"icmp eq i32 {f.get_item('i32', aux, thread)}, {my_point}")
+                by_point = f.op(f"and i1 {loose}, {same_point}")
+                by_mask = f.op(f"and i1 {f.op(f'xor i1 {loose}, true')}, {same_mask}")
+                fits = f.op(f"and i1 {same_kind}, {f.op(f'or i1 {by_point}, {by_mask}')}")
+                with f.when(fits):
+                    group.set(f.op(f"or i32 {group.get()}, {bit}"))
+        left.set(f.op(f"and i32 {now}, {f.op(f'xor i32 {group.get()}, -1')}"))
+        needed = f.op(f"and i32 {my_mask}, %live")
+        complete = f.op(f"icmp eq i32 {needed}, {f.op(f'and i32 {group.get()}, {needed}')}")
+        complete = f.op(f"and i1 {complete}, {f.op(f'xor i1 {active}, true')}")
+        # activemask: all live lanes there is as good as complete
+        gathered = f.op(f"and i1 {active}, {f.op(f'icmp eq i32 {group.get()}, %live')}")
+        go = f.op(f"or i1 {f.op(f'or i1 {complete}, {gathered}')}, {f.op(f'xor i1 {strict}, true')}")
+        with f.when(go):
+            f.emit(f"call void @{P}resolve(ptr %tc, i32 %base, i32 {group.get()}, i32 {my_kind})")
+            released.set(f.op(f"or i32 {released.get()}, {group.get()}"))
+            # lenient: one group at a time, the rest may join it on the way
+            with f.when(f.op("icmp ne i32 %lenient, 0")):
+                f.ret(f"i32 {released.get()}")
+    f.ret(f"i32 {released.get()}")
+    return f.text()
+
+
+def block() -> str:
+    """``void block(ptr tc, ptr step)``: run one block's threads to their end."""
+    f = Fn("void", f"{P}block", "ptr %tc", "ptr %step")
+    threads = f.load(C, "%tc", "threads")
+    state, resume = f.load(C, "%tc", "state"), f.load(C, "%tc", "resume")
+    f.emit(f"call void @{P}prepare(ptr %tc)")
+    live_threads = f.var("i32", threads)
+    with f.loop(lambda: f.op(f"icmp sgt i32 {live_threads.get()}, 0")):
+        yielded = f.var("i32")
+        yielded.set("0")
+        base = f.var("i32")
+        base.set("0")
+        with f.loop(lambda: f.op(f"icmp slt i32 {base.get()}, {threads}")):
+            now = base.get()
+            here = f.op(f"call i32 @{P}warp(ptr %tc, ptr %step, i32 {now})")
+            yielded.set(f.op(f"or i32 {yielded.get()}, {here}"))
+            base.set(f.op(f"add i32 {now}, 32"))
+        live_threads.set(f.op(f"sub i32 {threads}, {f.load(C, '%tc', 'exited')}"))
+        with f.when(f.op(f"icmp sgt i32 {live_threads.get()}, 0")):
+            released = f.op(f"call i32 @{P}barriers(ptr %tc, i32 {live_threads.get()})")
+            stuck = f.op(f"icmp eq i32 {f.op(f'or i32 {released}, {yielded.get()}')}, 0")
+            with f.when(stuck):
+                f.emit(f"call void @{P}fault(ptr %tc, i32 {DEADLOCK}, i64 0, i64 0, i64 0, i64 0)")
+            with f.when(f.op(f"icmp eq i32 {released}, 0")):
+                f.op("call i32 @sched_yield()")
+    f.ret()
+    assert state
+    assert resume
+    return f.text() + _prepare() + _warp() + _barriers()
+
+
+def _prepare() -> str:
+    """Set every thread to its start, and compute thread indices."""
+    f = Fn("void", f"{P}prepare", "ptr %tc")
+    threads = f.load(C, "%tc", "threads")
+    state, resume = f.load(C, "%tc", "state"), f.load(C, "%tc", "resume")
+    xs, ys, zs = (f.load(C, "%tc", f"tid{axis}") for axis in "xyz")
+    ntx, nty = f.load(C, "%tc", "ntx"), f.load(C, "%tc", "nty")
+    f.store(C, "%tc", "exited", "0")
+    pending = f.place(C, "%tc", "pending")
+    f.emit(f"store [16 x i32] zeroinitializer, ptr {pending}")
+    x, y, z = f.var("i32"), f.var("i32"), f.var("i32")
+    with f.count_up("0", threads) as t:
+        f.set_item("i8", state, t, str(READY))
+        f.set_item("i32", resume, t, "0")
+        for array, var in ((xs, x), (ys, y), (zs, z)):
+            f.set_item("i32", array, t, var.get())
+        x.add("1")
+        with f.when(f.op(f"icmp eq i32 {x.get()}, {ntx}")):
+            x.set("0")
+            y.add("1")
+            with f.when(f.op(f"icmp eq i32 {y.get()}, {nty}")):
+                y.set("0")
+                z.add("1")
+    f.ret()
+    return f.text()
+
+
+def _warp() -> str:
+    """``i32 warp(ptr tc, ptr step, i32 base)``: run a warp until all its lanes wait at barriers or have exited.
+
+    Returns 1 when a lane yielded (it can go on, but other warps should have a turn first).
+    """
+    f = Fn("i32", f"{P}warp", "ptr %tc", "ptr %step", "i32 %base")
+    threads, state = f.load(C, "%tc", "threads"), f.load(C, "%tc", "state")
+    limit = f.op("add i32 %base, 32")
+    stop = f.op(f"call i32 @llvm.smin.i32(i32 {limit}, i32 {threads})")
+    yields = f.var("i32")
+    with f.loop(lambda: "true") as leave:
+        live, waiting, ran = f.var("i32"), f.var("i32"), f.var("i32")
+        for var in (live, waiting, ran):
+            var.set("0")
+        yields.set("0")
+        with f.count_up("%base", stop) as t:
+            now = f.var("i8")
+            now.set(f.get_item("i8", state, t))
+            with f.when(f.op(f"icmp eq i8 {now.get()}, {READY}")):
+                f.store(C, "%tc", "thread", t)
+                after = f.op(f"trunc i32 {f.op(f'call i32 %step(ptr %tc, i32 {t})')} to i8")
+                now.set(after)
+                ran.set("1")
+                with f.when(f.op(f"icmp eq i8 {after}, {DONE}")):
+                    f.store(C, "%tc", "exited", f.op(f"add i32 {f.load(C, '%tc', 'exited')}, 1"))
+                kept = f.op(f"icmp eq i8 {after}, {YIELDED}")
+                with f.when(kept):
+                    yields.set("1")
+                f.set_item("i8", state, t, f.op(f"select i1 {kept}, i8 {READY}, i8 {after}"))
+            bit = f.op(f"shl i32 1, {f.op(f'sub i32 {t}, %base')}")
+            with f.when(f.op(f"icmp ne i8 {now.get()}, {DONE}")):
+                live.set(f.op(f"or i32 {live.get()}, {bit}"))
+            with f.when(f.op(f"icmp eq i8 {now.get()}, {WARP_WAIT}")):
+                waiting.set(f.op(f"or i32 {waiting.get()}, {bit}"))
+        with f.when(f.op(f"icmp eq i32 {waiting.get()}, 0")):
+            f.jump(leave)
+        released = f.var("i32")
+        released.set(f.op(f"call i32 @{P}groups(ptr %tc, i32 %base, i32 {live.get()}, i32 {waiting.get()}, i32 0)"))
+        quiet = f.op(f"icmp eq i32 {f.op(f'or i32 {released.get()}, {yields.get()}')}, 0")
+        with f.when(quiet):
+            released.set(
+                f.op(f"call i32 @{P}groups(ptr %tc, i32 %base, i32 {live.get()}, i32 {waiting.get()}, i32 1)")
+            )
+        with f.when(f.op(f"icmp eq i32 {released.get()}, 0")):
+            f.jump(leave)
+    f.ret(f"i32 {yields.get()}")
+    return f.text()
+
+
+def _barriers() -> str:
+    """``i32 barriers(ptr tc, i32 live)``: release the barriers at which enough threads wait; 1 when any was."""
+    f = Fn("i32", f"{P}barriers", "ptr %tc", "i32 %live")
+    threads, state = f.load(C, "%tc", "threads"), f.load(C, "%tc", "state")
+    kind, mask, aux = (f.load(C, "%tc", name) for name in ("kind", "mask", "aux"))
+    value, result = f.load(C, "%tc", "value"), f.load(C, "%tc", "result")
+    counts, sums, wants = (f.op("alloca [16 x i32]") for _ in range(3))
+    for array in (counts, sums, wants):
+        f.emit(f"store [16 x i32] zeroinitializer, ptr {array}")
+    any_ = f.var("i32")
+
+    def waiting(t: str) -> str:
+        return f.op(f"icmp eq i8 {f.get_item('i8', state, t)}, {BARRIER_WAIT}")
+
+    with f.count_up("0", threads) as t, f.when(waiting(t)):
+        number = f.get_item("i32", mask, t)
+        f.set_item("i32", counts, number, f.op(f"add i32 {f.get_item('i32', counts, number)}, 1"))
+        f.set_item("i32", wants, number, f.get_item("i32", aux, t))
+        with f.when(f.op(f"icmp ne i32 {f.get_item('i32', kind, t)}, {warp.BAR}")):
+            flag = f.op(f"trunc i64 {f.get_item('i64', value, t)} to i32")
+            f.set_item("i32", sums, number, f.op(f"add i32 {f.get_item('i32', sums, number)}, {flag}"))
+    pending = f.place(C, "%tc", "pending")
+    with f.count_up("0", threads) as t, f.when(waiting(t)):
+        number = f.get_item("i32", mask, t)
+        count = f.get_item("i32", counts, number)
+        arrived = f.op(f"add i32 {count}, {f.get_item('i32', pending, number)}")
+        asked = f.get_item("i32", wants, number)
+        everyone = f.op(f"icmp eq i32 {asked}, 0")
+        needed = f.op(f"select i1 {everyone}, i32 %live, i32 {asked}")
+        needed = f.op(f"call i32 @llvm.smin.i32(i32 {needed}, i32 {threads})")
+        with f.when(f.op(f"icmp sge i32 {arrived}, {needed}")):
+            code = f.get_item("i32", kind, t)
+            total = f.get_item("i32", sums, number)
+            whole = f.op(f"zext i1 {f.op(f'icmp eq i32 {total}, {count}')} to i32")
+            conj = f.op(f"icmp eq i32 {code}, {warp.BAR_AND}")
+            f.set_item("i64", result, t, f.op(f"zext i32 {f.op(f'select i1 {conj}, i32 {whole}, i32 {total}')} to i64"))
+            f.set_item("i8", state, t, str(READY))
+            any_.set(f.op(f"or i32 {any_.get()}, {f.op(f'shl i32 1, {number}')}"))
+    with f.count_up("0", "16") as number:
+        bit = f.op(f"and i32 {any_.get()}, {f.op(f'shl i32 1, {number}')}")
+        with f.when(f.op(f"icmp ne i32 {bit}, 0")):
+            f.set_item("i32", pending, number, "0")
+    f.ret(f"i32 {any_.get()}")
+    return f.text()

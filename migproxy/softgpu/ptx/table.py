@@ -1,0 +1,77 @@
+"""The instruction table: what every PTX instruction is to this compiler.
+
+The lowering registers a handler for each instruction that is done; a test holds this table, the handlers and
+``docs/ptx-coverage.md`` (generated from here) against each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from migproxy.softgpu.ptx.ast import Instr
+
+
+class Status(Enum):
+    """How an instruction is treated."""
+
+    DONE = "done"
+    REFUSED = "refused by name"
+    OUT = "out of scope"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One instruction of the PTX manual."""
+
+    name: str
+    group: str
+    status: Status = Status.DONE
+    note: str = ""
+
+
+_DONE: dict[str, str] = {
+    "integer arithmetic": "add sub mul mad mul24 mad24 sad div rem abs neg min max popc clz bfind fns brev bfe bfi "
+    "szext bmsk dp4a dp2a",
+    "extended precision": "addc subc madc",
+    "floating point": "fma rcp sqrt rsqrt sin cos lg2 ex2 tanh testp copysign",
+    "comparison and selection": "set setp selp slct",
+    "logic and shift": "and or xor not cnot lop3 shf shl shr",
+    "data movement": "mov shfl prmt ld ldu st prefetch prefetchu isspacep cvta cvt discard applypriority alloca "
+    "stacksave stackrestore createpolicy nop",
+    "asynchronous copy": "cp",
+    "control flow": "bra brx call ret exit",
+    "synchronisation": "bar barrier membar fence atom red vote match activemask redux elect griddepcontrol",
+    "miscellaneous": "brkpt nanosleep pmevent trap",
+    "video": "vadd4 vsub4 vavrg4 vabsdiff4 vmin4 vmax4 vset4 vadd2 vsub2 vavrg2 vabsdiff2 vmin2 vmax2 vset2",
+}
+
+_NOT: list[tuple[str, str, Status, str]] = [
+    ("vadd vsub vabsdiff vmin vmax vshl vshr vmad vset", "video", Status.REFUSED,
+     "scalar video instructions: no compiler emits them since sm_50"),
+    ("tex tld4 txq suld sust sured suq istypep", "texture and surface", Status.REFUSED,
+     "texture and surface objects are not part of the software GPU yet"),
+    ("wmma mma ldmatrix stmatrix movmatrix", "matrix", Status.REFUSED, "tensor-core instructions"),
+    ("wgmma tcgen05 setmaxnreg", "matrix", Status.OUT, "tensor-core instructions of sm_90a and later"),
+    ("mbarrier", "synchronisation", Status.REFUSED, "asynchronous barriers"),
+    ("mapa getctarank multimem", "cluster and multi-device", Status.REFUSED,
+     "thread block clusters; the software GPU reports that it has none"),
+    ("clusterlaunchcontrol tensormap st.bulk", "cluster and multi-device", Status.OUT, "sm_90a and sm_100 only"),
+]  # fmt: skip
+
+TABLE: dict[str, Entry] = {
+    name: Entry(name, group) for group, names in _DONE.items() for name in names.split()
+} | {name: Entry(name, group, status, note) for names, group, status, note in _NOT for name in names.split()}
+
+#: instructions whose first operand is not a result
+NO_DEST = frozenset(
+    "st red bra brx call ret exit bar barrier membar fence prefetch prefetchu discard applypriority trap brkpt "
+    "pmevent nanosleep cp nop griddepcontrol stackrestore".split()
+)
+
+_SUSPENDING = frozenset("bar barrier shfl vote match redux activemask elect".split())
+
+
+def suspends(instr: Instr) -> bool:
+    """Whether a thread may have to wait for other threads at this instruction."""
+    return instr.name in _SUSPENDING and not (instr.name in ("bar", "barrier") and "arrive" in instr.mods)
