@@ -1,0 +1,84 @@
+"""Library calls from the function: one place where they get their stream, leave, and come back as the library's own error."""
+
+from __future__ import annotations
+
+import builtins
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from migproxy.errors import CudaError, SessionError
+from migproxy.session import api
+from migproxy.session.session import LibraryCallError
+from migproxy_plugins.cupy import objects_unsafe as raw
+
+#: Numbers of objects that library calls create. The function chooses them, so that creating one needs no reply; they look like
+#: pointers, are spaced like them, and are never reused.
+_objects = itertools.count(0x5E00_0000_0000, 0x10)
+
+
+def new_object() -> int:
+    """Return a fresh object number."""
+    return next(_objects)
+
+
+def failure(error: LibraryCallError, errors: dict[str, Callable[[int], Exception]]) -> Exception:
+    """Return the exception that the library's real module would have raised.
+
+    Parameters
+    ----------
+    error : LibraryCallError
+        What the executor reported.
+    errors : dict
+        The library's own error classes by name.
+    """
+    facts = error.facts
+    name, status, message = facts.get("type", ""), facts.get("status"), facts.get("message", "")
+    made: Exception
+    if name in errors and status is not None:
+        made = errors[name](status)
+    else:
+        kind = getattr(builtins, name, None)
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            made = kind(message)
+        else:
+            made = RuntimeError(message)
+    return made
+
+
+def call(
+    library: str,
+    function: str,
+    arguments: Sequence[Any],
+    errors: dict[str, Callable[[int], Exception]],
+    *,
+    wait: bool,
+) -> Any:
+    """Call a library function on the current stream.
+
+    Raises
+    ------
+    Exception
+        The library's own error, or CUDA's for what is not the library's fault.
+    """
+    try:
+        return api.library_call(library, function, arguments, stream=raw.current_stream(), wait=wait)
+    except LibraryCallError as error:
+        raise failure(error, errors) from None
+    except (CudaError, SessionError) as error:
+        raise cuda_failure(error) from error
+
+
+def cuda_failure(error: Exception) -> Exception:
+    """Return CuPy's runtime error for an error of ours."""
+    from cupy_backends.cuda.api.runtime import CUDARuntimeError
+
+    from migproxy_plugins.cupy.errors import runtime_status
+
+    made: Exception = CUDARuntimeError(runtime_status(error))
+    return made
+
+
+def describe(array: Any) -> dict[str, list[Any]]:
+    """Return what the executor needs to know of a device array."""
+    return {"__array__": [array.data.ptr, list(array.shape), list(array.strides), array.dtype.str]}

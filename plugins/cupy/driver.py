@@ -1,0 +1,150 @@
+"""``cupy_backends.cuda.api.driver`` in a function: modules, launches, function attributes, contexts, the linker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NoReturn
+
+from migproxy.errors import CudaError
+from migproxy.session import api
+from migproxy_plugins.cupy import patching
+from migproxy_plugins.cupy.errors import driver_error_init, driver_status, refuse, translated
+
+Handler = Callable[..., Any]
+INVALID_VALUE = 1
+
+#: Names that stay as CuPy compiled them, and why.
+STAYS: dict[str, str] = {
+    "get_build_version": "a constant of the build",
+    "_is_cuda_python": "a constant of the build",
+}
+
+
+def _driver(name: str, *arguments: Any) -> Any:
+    """Call a driver function that has no place of its own in the session's API; return its one out value, or all of them."""
+    status, outs = api.driver_call(name, arguments)
+    if status:
+        raise CudaError(status)
+    return outs[0] if len(outs) == 1 else outs
+
+
+def _refused(name: str, why: str) -> Handler:
+    def refused(*_: Any) -> NoReturn:
+        raise refuse(f"cupy.cuda.driver.{name}", why)
+
+    return refused
+
+
+def _module_load(filename: str) -> int:
+    try:
+        with open(filename, "rb") as file:
+            image = file.read()
+    except OSError:
+        raise CudaError(301, f"no file {filename!r}") from None
+    return api.module_load(image)
+
+
+def _module_get_function(module: int, name: str) -> int:
+    return api.module_function(module, name.encode())
+
+
+def _module_get_global(module: int, name: str) -> int:
+    return api.module_global(module, name.encode())[0]
+
+
+def _launch(
+    function: int, gx: int, gy: int, gz: int, bx: int, by: int, bz: int, shared: int, stream: int, parameters: int, extra: int
+) -> None:
+    api.launch(function, (gx, gy, gz), (bx, by, bz), shared, stream, parameters, extra)
+
+
+def _launch_cooperative(
+    function: int, gx: int, gy: int, gz: int, bx: int, by: int, bz: int, shared: int, stream: int, parameters: int
+) -> None:
+    api.launch(function, (gx, gy, gz), (bx, by, bz), shared, stream, parameters, 0, cooperative=True)
+
+
+def _function_attribute(attribute: int, function: int) -> int:
+    try:
+        return api.function_attribute(function, attribute)
+    except CudaError as reason:
+        if reason.status == INVALID_VALUE:
+            return -1  # CuPy's answer for an attribute that the driver does not know
+        raise
+
+
+def _occupancy_blocks(function: int, block_size: int, shared: int) -> int:
+    return int(_driver("cuOccupancyMaxActiveBlocksPerMultiprocessor", function, block_size, shared))
+
+
+def _occupancy_block_size(function: int, shared: int, limit: int) -> tuple[int, int]:
+    """The best block size, by trying each multiple of the warp: what the driver does without a size function."""
+    threads = min(api.function_attribute(function, 0), limit or (1 << 30))
+    multiprocessors = api.device_attribute(16, api.context_device())
+    best, best_size, best_blocks = -1, 0, 0
+    size = max(32, threads - threads % 32)
+    while size > 0:
+        blocks = _occupancy_blocks(function, size, shared)
+        if blocks * size > best:
+            best, best_size, best_blocks = blocks * size, size, blocks
+        size -= 32
+    return best_blocks * multiprocessors, best_size
+
+
+def _stream_context(stream: int) -> int:
+    """All streams of a session belong to its one primary context; a bad stream is an error, as natively."""
+    api.stream_flags(stream)
+    device = api.context_device()
+    context = api.primary_context_retain(device)
+    api.primary_context_release(device)
+    return context
+
+
+_LINK = "linking of device code happens in the function by nvJitLink; the driver's linker is not remote"
+_CONTEXTS = "a function has its device's primary context only"
+
+HANDLERS: dict[str, Handler] = {
+    "devicePrimaryCtxRelease": api.primary_context_release,
+    "ctxGetCurrent": api.context_get_current,
+    "ctxSetCurrent": api.context_set_current,
+    "ctxCreate": _refused("ctxCreate", _CONTEXTS),
+    "ctxDestroy": _refused("ctxDestroy", _CONTEXTS),
+    "ctxGetDevice": api.context_device,
+    "linkCreate": _refused("linkCreate", _LINK),
+    "linkAddData": _refused("linkAddData", _LINK),
+    "linkAddFile": _refused("linkAddFile", _LINK),
+    "linkComplete": _refused("linkComplete", _LINK),
+    "linkDestroy": _refused("linkDestroy", _LINK),
+    "moduleLoad": _module_load,
+    "moduleLoadData": api.module_load,
+    "moduleUnload": api.module_unload,
+    "moduleGetFunction": _module_get_function,
+    "moduleGetGlobal": _module_get_global,
+    "launchKernel": _launch,
+    "launchCooperativeKernel": _launch_cooperative,
+    "funcGetAttribute": _function_attribute,
+    "funcSetAttribute": api.function_set_attribute,
+    "occupancyMaxActiveBlocksPerMultiprocessor": _occupancy_blocks,
+    "occupancyMaxPotentialBlockSize": _occupancy_block_size,
+    "streamGetCtx": _stream_context,
+}
+
+
+def handlers(module: ModuleType) -> dict[str, Handler]:
+    """Return every handler for this module, raising the module's own error class."""
+    error = module.CUDADriverError
+
+    def check_status(status: int) -> None:
+        if status != 0:
+            raise error(status)
+
+    made = {**HANDLERS, "check_status": check_status}
+    return {name: translated(handler, error, driver_status) for name, handler in made.items()}
+
+
+def install(module: ModuleType) -> None:
+    """Make the module's functions remote; called right after it executed."""
+    # The real constructor asks libcuda for names and texts, and there is none here.
+    module.CUDADriverError.__init__ = driver_error_init
+    patching.patch(module, handlers(module), STAYS)

@@ -1,0 +1,53 @@
+"""How migproxy's errors become CuPy's own: same type, same status, same message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from migproxy.errors import CudaError, MigproxyError
+from migproxy.softgpu.errors_table import ERRORS
+from migproxy_plugins.cuda.status import NOT_SUPPORTED, driver_status, runtime_status
+
+__all__ = ["NOT_SUPPORTED", "driver_error_init", "driver_status", "refuse", "runtime_status", "translated"]
+
+
+def translated(
+    handler: Callable[..., Any], error: Callable[[int], Exception], status_of: Callable[[BaseException], int]
+) -> Callable[..., Any]:
+    """Wrap a handler so that it raises a library's error class in place of ours.
+
+    Parameters
+    ----------
+    handler : callable
+        Raises errors of migproxy.
+    error : callable
+        Makes the library's exception from a status, e.g. ``CUDARuntimeError``.
+    status_of : callable
+        `driver_status` or `runtime_status`.
+    """
+
+    @wraps(handler)
+    def call(*args: Any) -> Any:
+        try:
+            return handler(*args)
+        except CudaError as reason:
+            # The status is all that CUDA would have told; natively there is no cause to show.
+            raise error(status_of(reason)) from None
+        except MigproxyError as reason:
+            raise error(status_of(reason)) from reason
+
+    return call
+
+
+def refuse(name: str, why: str) -> CudaError:
+    """Return the error that refuses an operation by name."""
+    return CudaError(NOT_SUPPORTED, f"{name}: {why}")
+
+
+def driver_error_init(self: Any, status: int) -> None:
+    """``CUDADriverError.__init__`` without libcuda: the driver's names and texts come from our table."""
+    name, text = ERRORS.get(int(status), ("CUDA_ERROR_UNKNOWN", "unknown error"))
+    self.status = int(status)
+    RuntimeError.__init__(self, f"{name}: {text}")

@@ -1,0 +1,228 @@
+"""The executor half: carries out the library calls of a function's CuPy.
+
+On a GPU the real modules of the executor's own CuPy serve; on the software GPU `migproxy.softgpu.libraries`. Which names may be called, with how
+many arguments, and which arguments are objects, comes from the same tables and roles that made the stand-in; nothing else is called.
+Objects (handles, descriptors, plans) are known by numbers that the function chose; the real ones never leave.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+from migproxy.errors import CudaError, MigproxyError, ProtocolError
+from migproxy.executor.dispatch import LibraryError
+from migproxy_plugins.cupy import objects_unsafe as raw
+from migproxy_plugins.cupy import roles, signatures, tables
+from migproxy_plugins.cupy.roles import Kind
+from migproxy_plugins.cupy.serving import EXTRA, Serving
+
+for _family in ("serving_fft", "serving_random", "serving_solver"):
+    importlib.import_module(f"migproxy_plugins.cupy.{_family}")
+
+MAX_OBJECTS = 65_536
+MAX_HOST_BYTES = 1 << 30
+
+
+class Context(Protocol):
+    """What the executor gives for one call."""
+
+    kind: str
+    stream: int
+
+    def check_range(self, address: int, size: int) -> None:
+        """Raise `CudaError` unless the range lies in the session's memory."""
+
+    def synchronize(self) -> None:
+        """Wait for the work submitted to the call's stream."""
+
+
+class _Function:
+    """One callable function of a library."""
+
+    def __init__(self, module: str, doc: str) -> None:
+        self.module = module
+        self.signature = signatures.parse(doc)
+        self.name = self.signature.name
+        self.roles = roles.roles(tables.SHORT_NAMES[module], self.signature)
+        self.creates = roles.creates(self.signature)
+        self.destroys = roles.destroys(self.signature)
+        self.required = sum(argument.default is None for argument in self.signature.arguments)
+
+
+class Server(Serving):
+    """Serves one session.
+
+    Parameters
+    ----------
+    context : Context
+        The first call's; each call brings its own.
+    version : str, optional
+        The CuPy version whose tables name what may be called.
+    """
+
+    def __init__(self, context: Context, version: str | None = None) -> None:
+        self.context = context
+        self.software = context.kind == "software"
+        self.version = version
+        self.objects: dict[int, tuple[str, Any]] = {}
+        self._functions: dict[tuple[str, str], _Function] = {}
+        self._modules: dict[str, Any] = {}
+
+    def module(self, name: str) -> Any:
+        """Return the module that carries out a library's calls."""
+        found = self._modules.get(name)
+        if found is None:
+            if self.software:
+                from migproxy.softgpu import libraries
+
+                found = libraries.library(name)
+            else:
+                found = importlib.import_module(name)
+            self._modules[name] = found
+        return found
+
+    def function(self, library: str, name: str) -> _Function:
+        """Return a function of the tables.
+
+        Raises
+        ------
+        ProtocolError
+            For a library or name that no table has: no stand-in asks for such.
+        """
+        found = self._functions.get((library, name))
+        if found is None:
+            if library not in tables.SHORT_NAMES:
+                raise ProtocolError(f"no library {library!r}")
+            doc = tables.table(library, self.version)["functions"].get(name)
+            if doc is None:
+                raise ProtocolError(f"{library} has no function {name!r}")
+            found = self._functions[library, name] = _Function(library, doc)
+        return found
+
+    def serve(self, context: Context, library: str, name: str, arguments: list[Any]) -> Any:
+        """Carry out one call.
+
+        Raises
+        ------
+        LibraryError
+            With the library's own error.
+        """
+        self.context = context
+        extra = EXTRA.get((library, name))
+        try:
+            with self.on_stream():
+                if extra is not None:
+                    return extra(self, *arguments)
+                return self._by_table(self.function(library, name), arguments)
+        except (MigproxyError, CudaError) as error:
+            if isinstance(error, CudaError | ProtocolError) or not hasattr(error, "status"):
+                raise
+            raise LibraryError(facts(error)) from error
+        except TypeError as error:
+            raise ProtocolError(f"{library}.{name}: {error}") from error
+        except Exception as error:
+            raise LibraryError(facts(error)) from error
+
+    def on_stream(self) -> AbstractContextManager[Any]:
+        """Make the call's stream the current one for the library modules; the software GPU works at once, behind its work."""
+        if self.software:
+            self.context.synchronize()
+            return nullcontext()
+        import cupy
+
+        stream = self.context.stream
+        used: AbstractContextManager[Any] = cupy.cuda.ExternalStream(stream) if stream else cupy.cuda.Stream.null
+        return used
+
+    def _by_table(self, function: _Function, arguments: list[Any]) -> Any:
+        number = 0
+        if function.creates:
+            number = self.integer(arguments[0])
+            arguments = arguments[1:]
+            if number in self.objects or len(self.objects) >= MAX_OBJECTS:
+                raise ProtocolError(f"object {number:#x} cannot be made")
+        if not function.required <= len(arguments) <= len(function.roles):
+            raise ProtocolError(f"{function.name} takes {len(function.roles)} arguments, not {len(arguments)}")
+        values, outs, keep = [], [], []
+        for role, value in zip(function.roles, arguments, strict=False):
+            if isinstance(value, bytes):
+                memory: Any = raw.buffer(len(value))
+                memory[: len(value)] = value
+                keep.append(memory)
+                values.append(raw.address_of(memory))
+            elif isinstance(value, dict):
+                values.append(self._special(value, outs, keep))
+            elif role.kind is Kind.OBJECT:
+                values.append(self.object(value) if value else 0)
+            elif isinstance(value, int | float):
+                values.append(value)
+            else:
+                raise ProtocolError(f"{function.name}: {type(value).__name__} is no argument")
+        implementation: Callable[..., Any] = getattr(self.module(function.module), function.name)
+        result = implementation(*values)
+        if function.creates:
+            self.objects[number] = (function.module, result)
+            return None
+        if function.destroys and arguments:
+            self.objects.pop(arguments[-1], None)
+        result = self.plain(result, function.signature.result)
+        return [result, [bytes(memory) for memory in outs]] if outs else result
+
+    def _special(self, value: dict[str, Any], outs: list[Any], keep: list[Any]) -> Any:
+        if "__complex__" in value:
+            real, imaginary = value["__complex__"]
+            return complex(real, imaginary)
+        size = value.get("__out__", value.get("__scratch__"))
+        if not isinstance(size, int) or not 0 <= size <= MAX_HOST_BYTES:
+            raise ProtocolError(f"no such argument: {value!r}")
+        memory = raw.buffer(size)
+        keep.append(memory)
+        if "__out__" in value:
+            outs.append(memory)
+        return raw.address_of(memory)
+
+    def plain(self, result: Any, declared: str) -> Any:
+        """Return a result as plain values: record classes become lists of their fields in order."""
+        if result is None or isinstance(result, int | float | str | bytes):
+            return result
+        if isinstance(result, tuple | list):
+            return [self.plain(item, "") for item in result]
+        entry = next(
+            (
+                table["classes"][declared]
+                for name in tables.SHORT_NAMES
+                if declared in (table := tables.table(name, self.version))["classes"]
+            ),
+            None,
+        )
+        if entry is None:
+            raise ProtocolError(f"a result of type {type(result).__name__} does not travel")
+        return [int(getattr(result, argument.name)) for argument in signatures.parse(entry["doc"]).arguments]
+
+
+def facts(error: Exception) -> dict[str, Any]:
+    """Return what the function's side needs to raise the same error."""
+    status = getattr(error, "status", getattr(error, "result", None))
+    return {
+        "type": type(error).__name__,
+        "status": int(status) if status is not None else None,
+        "message": str(error),
+    }
+
+
+#: What the executor asks this module for.
+LIBRARIES = tuple(tables.SHORT_NAMES)
+
+# An executor process holds one session, so one server.
+_server: Server | None = None
+
+
+def serve(context: Context, library: str, function: str, arguments: list[Any]) -> Any:
+    """Carry out a library call of this executor's session."""
+    global _server
+    if _server is None:
+        _server = Server(context)
+    return _server.serve(context, library, function, arguments)

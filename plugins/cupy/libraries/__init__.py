@@ -1,0 +1,1 @@
+"""The stand-ins of modules that take arrays: one file per module."""

@@ -1,0 +1,157 @@
+"""What each argument of a library function is: a value, one of the executor's objects, or host memory that the call reads or writes.
+
+Device pointers are values: they mean the same in the executor. Host pointers are known by the argument's name; their length follows from the
+function's type letter or from other arguments. For cuBLAS and cuSPARSE a pointer of which the handle's pointer mode says that it is
+a device pointer goes as a value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+
+from migproxy_plugins.cupy.signatures import Signature
+
+Values = Mapping[str, int]
+Size = Callable[[str, Values], int]
+
+
+class Kind(Enum):
+    """How an argument travels."""
+
+    VALUE = "value"
+    OBJECT = "object"  # a number that the function chose when it created the object
+    IN = "in"  # host memory that the call reads
+    OUT = "out"  # host memory that the call writes
+    SCRATCH = "scratch"  # host memory that means nothing after the call
+    COMPLEX = "complex"
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """One argument's role.
+
+    Attributes
+    ----------
+    kind : Kind
+    size : callable or None
+        Bytes of the host memory, from the function's name and the integer arguments.
+    moded : bool
+        The handle's pointer mode decides whether it is host memory at all.
+    """
+
+    kind: Kind
+    size: Size | None = None
+    moded: bool = False
+
+
+VALUE = Role(Kind.VALUE)
+OBJECT = Role(Kind.OBJECT)
+COMPLEX = Role(Kind.COMPLEX)
+
+_LETTERS = {"s": 4, "d": 8, "c": 8, "z": 16}
+# cudaDataType → bytes of one scalar of it.
+_DATA_TYPES = {0: 4, 1: 8, 2: 2, 3: 1, 4: 8, 5: 16, 6: 4, 7: 2, 8: 1, 9: 2, 10: 4, 11: 8, 12: 4, 13: 8, 14: 2, 15: 4}
+_COMPLEX_TYPES = frozenset({4, 5, 6, 7, 9, 11, 13, 15})
+
+
+def _letter(name: str, values: Values) -> int:
+    """Bytes of a scalar by the function's type letter; real scalars of complex vectors have their own prefixes."""
+    if name in ("csscal", "scnrm2", "scasum"):
+        return 4
+    if name in ("zdscal", "dznrm2", "dzasum"):
+        return 8
+    return _LETTERS[name[0]]
+
+
+def _blas_result(name: str, values: Values) -> int:
+    return 4 if name[0] == "i" else _letter(name, values)
+
+
+def _gemm_ex(name: str, values: Values) -> int:
+    """Bytes of alpha and beta of ``gemmEx``: the scale type, from the compute type and whether the result is complex."""
+    compute = values["computeType"]
+    if compute in (64, 65, 2):  # half
+        return 2
+    double = compute in (70, 71, 1, 5)
+    if compute in (72, 73, 10):
+        return 4
+    return (8 if double else 4) * (2 if values["Ctype"] in _COMPLEX_TYPES else 1)
+
+
+def _compute_type(name: str, values: Values) -> int:
+    return _DATA_TYPES[values["computeType"]]
+
+
+def _bytes(size: int) -> Size:
+    return lambda name, values: size
+
+
+def _times(size: int, argument: str) -> Size:
+    return lambda name, values: size * values[argument]
+
+
+# library → (pattern of function names, pattern of argument names, role); the first match counts.
+_RULES: dict[str, tuple[tuple[str, str, Role], ...]] = {
+    "cublas": (
+        (r".*", r"handle", OBJECT),
+        (r"gemm(StridedBatched)?Ex", r"alpha|beta", Role(Kind.IN, _gemm_ex, moded=True)),
+        (r"sgemmEx", r"alpha|beta", Role(Kind.IN, _bytes(4), moded=True)),
+        (r".*", r"alpha|beta", Role(Kind.IN, _letter, moded=True)),
+        (r".*", r"result", Role(Kind.OUT, _blas_result, moded=True)),
+        (r".getrsBatched", r"info", Role(Kind.OUT, _bytes(4))),
+    ),
+    "cusolver": (
+        (r".*", r"handle|params|descrA", OBJECT),
+        (r"destroy.*Info|x(syevj|gesvdj)(Get|Set).*", r"info", OBJECT),
+        (r".gesvdaStridedBatched", r"h_R_nrmF", Role(Kind.OUT, _times(8, "batchSize"))),
+        (r".*", r"singularity", Role(Kind.OUT, _bytes(4))),
+        (r"[cz]csreigvsi", r"mu0", Role(Kind.IN, _letter)),
+        (r".*", r"bufferOnHost", Role(Kind.SCRATCH, lambda name, values: values["workspaceInBytesOnHost"])),
+    ),
+    "cusparse": (
+        (r".*", r"handle|descr[ABC]?|desc|mat[ABC]|vec[XY]|spMatDescr|sp(gemm|gemM|sm|geam)Descr", OBJECT),
+        (r".*", r"info", OBJECT),
+        (r"sp(VV|MV|MM|SM|GEMM|GEAM).*", r"alpha|beta", Role(Kind.IN, _compute_type, moded=True)),
+        (r"spVV.*", r"result", Role(Kind.OUT, _compute_type, moded=True)),
+        (r".*", r"alpha|beta", Role(Kind.IN, _letter, moded=True)),
+        (r".*numericBoost", r"tol", Role(Kind.IN, _bytes(8), moded=True)),
+        (r".*numericBoost", r"boost_val", Role(Kind.IN, _letter, moded=True)),
+        (r".*", r"nnzTotalDevHostPtr|position", Role(Kind.OUT, _bytes(4), moded=True)),
+        (r"spMatGetSize", r"rows|cols|nnz", Role(Kind.OUT, _bytes(8))),
+    ),
+    "curand": ((r".*", r"generator", OBJECT),),
+}
+
+
+@cache
+def _compiled(library: str) -> tuple[tuple[re.Pattern[str], re.Pattern[str], Role], ...]:
+    return tuple((re.compile(f), re.compile(a), role) for f, a, role in _RULES.get(library, ()))
+
+
+def roles(library: str, signature: Signature) -> tuple[Role, ...]:
+    """Return the role of each argument of a function of a library (by its short name)."""
+    found = []
+    for argument in signature.arguments:
+        role = COMPLEX if "complex" in argument.ctype else VALUE
+        for functions, arguments, candidate in _compiled(library):
+            if arguments.fullmatch(argument.name) and functions.fullmatch(signature.name):
+                role = candidate
+                break
+        found.append(role)
+    return tuple(found)
+
+
+def creates(signature: Signature) -> bool:
+    """Whether the function makes an object, whose number the function's side chooses."""
+    return signature.result in ("intptr_t", "size_t") and bool(
+        re.match(r"(sp)?[cC]reate|sp[A-Z]+_createDescr", signature.name)
+    )
+
+
+def destroys(signature: Signature) -> bool:
+    """Whether the function ends the object that is its last argument."""
+    return bool(re.match(r"(sp)?[dD]estroy|sp[A-Z]+_destroyDescr", signature.name))

@@ -1,0 +1,88 @@
+"""The data files that ``tools/make_cupy_tables.py`` records from CuPy's compiled modules."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from migproxy.errors import UnsupportedVersion
+
+#: Module → the short name under which roles and messages know it.
+SHORT_NAMES = {
+    "cupy_backends.cuda.libs.cublas": "cublas",
+    "cupy_backends.cuda.libs.cusolver": "cusolver",
+    "cupy_backends.cuda.libs.cusparse": "cusparse",
+    "cupy_backends.cuda.libs.curand": "curand",
+    "cupy_backends.cuda.libs.cutensor": "cutensor",
+    "cupy_backends.cuda.libs.nccl": "nccl",
+    "cupy.cuda.cufft": "cufft",
+    "cupy.cuda.cub": "cub",
+    "cupy.cuda.thrust": "thrust",
+    "cupy.random._generator_api": "generator_api",
+    "cupyx._cusolver": "cupyx_cusolver",
+    "cupyx._cutensor": "cupyx_cutensor",
+    # before CuPy 14.1
+    "cupyx.cusolver": "cupyx_cusolver",
+    "cupyx.cutensor": "cupyx_cutensor",
+}
+
+
+@cache
+def installed_version() -> str:
+    """Return the version of CuPy in this process, without importing the package."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    for distribution in ("cupy-cuda12x", "cupy-cuda13x", "cupy"):
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    raise UnsupportedVersion("CuPy is not installed as cupy-cuda12x or cupy-cuda13x")
+
+
+@cache
+def recorded_versions() -> tuple[str, ...]:
+    """Return the CuPy versions that have tables, oldest first."""
+    folder = files("migproxy_plugins.cupy").joinpath("data")
+    found = [entry.name for entry in folder.iterdir() if entry.name[:1].isdigit()]
+    return tuple(sorted(found, key=_key))
+
+
+def _key(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
+
+
+def table_version(version: str) -> str:
+    """Return the recorded version that describes `version`: the same, or the newest one of the same minor release.
+
+    Raises
+    ------
+    UnsupportedVersion
+        When there is none; the message names the range.
+    """
+    recorded = recorded_versions()
+    if version in recorded:
+        return version
+    fitting = [candidate for candidate in recorded if _key(candidate)[:2] == _key(version)[:2]]
+    if not fitting:
+        raise UnsupportedVersion(
+            f"CuPy {version} is not supported: tables exist for {recorded[0]} to {recorded[-1]} ({', '.join(recorded)})"
+        )
+    return fitting[-1]
+
+
+def recorded(module: str, version: str | None = None) -> bool:
+    """Whether this CuPy has the module as compiled code."""
+    chosen = table_version(version or installed_version())
+    return files("migproxy_plugins.cupy").joinpath("data", chosen, f"{module}.json").is_file()
+
+
+@cache
+def table(module: str, version: str | None = None) -> dict[str, Any]:
+    """Return what is recorded of a module of this process's CuPy (or of another recorded version)."""
+    chosen = table_version(version or installed_version())
+    path = files("migproxy_plugins.cupy").joinpath("data", chosen, f"{module}.json")
+    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return loaded
