@@ -25,6 +25,7 @@ MODULES = {
     "cupy.cuda.thrust": "thrust",
     "cupy.random._generator_api": "generator_api",
     "cupyx._cusolver": "cupyx_cusolver",
+    "cupyx.cusolver": "cupyx_cusolver",  # before CuPy 14.1
 }
 
 
