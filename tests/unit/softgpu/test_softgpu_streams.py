@@ -123,7 +123,7 @@ def test_events_that_cannot_be_timed(session: Session) -> None:
 
 def test_a_fault_is_sticky_and_later_work_is_not_run(session: Session) -> None:
     stream, memory = session.stream(), session.alloc(4)
-    session.ok("cuMemsetD32", memory, 5, 1)
+    session.write(memory, struct.pack("<I", 5))
     assert session.launch(session.function("fault"), stream) == 0
     session.cuda.cuMemsetD32Async(memory, 6, 1, stream)
     assert session.cuda.cuStreamSynchronize(stream) == ILLEGAL_ADDRESS
