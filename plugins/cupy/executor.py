@@ -17,11 +17,14 @@ from migproxy.executor.dispatch import LibraryError
 from migproxy_plugins.cupy import objects_unsafe as raw
 from migproxy_plugins.cupy import roles, signatures, tables
 from migproxy_plugins.cupy.roles import Kind
-from migproxy_plugins.cupy.serving import EXTRA, Serving
+from migproxy_plugins.cupy.serving import EXTRA, Serving, UnknownObject
 
-for _family in ("serving_fft", "serving_random", "serving_solver"):
+# Each registers the functions it serves.
+for _family in ("serving_fft", "serving_random"):
     importlib.import_module(f"migproxy_plugins.cupy.{_family}")
 
+#: "Not initialised", or "invalid plan", in each library's own numbering.
+BAD_HANDLE = {"cublas": 1, "cusolver": 1, "cusparse": 1, "curand": 101, "cufft": 1, "cutensor": 1}
 MAX_OBJECTS = 65_536
 MAX_HOST_BYTES = 1 << 30
 
@@ -117,6 +120,8 @@ class Server(Serving):
                 if extra is not None:
                     return extra(self, *arguments)
                 return self._by_table(self.function(library, name), arguments)
+        except UnknownObject as error:
+            raise LibraryError(self._unknown_object(library, error)) from error
         except (MigproxyError, CudaError) as error:
             if isinstance(error, CudaError | ProtocolError) or not hasattr(error, "status"):
                 raise
@@ -125,6 +130,13 @@ class Server(Serving):
             raise ProtocolError(f"{library}.{name}: {error}") from error
         except Exception as error:
             raise LibraryError(facts(error)) from error
+
+    def _unknown_object(self, library: str, error: UnknownObject) -> dict[str, Any]:
+        """Return the error with which a library answers a handle that it does not know."""
+        short = tables.SHORT_NAMES[library]
+        classes = tables.table(library, self.version)["classes"]
+        name = next((name for name, entry in classes.items() if "messages" in entry), "RuntimeError")
+        return {"type": name, "status": BAD_HANDLE.get(short), "message": str(error)}
 
     def on_stream(self) -> AbstractContextManager[Any]:
         """Make the call's stream the current one for the library modules; the software GPU works at once, behind its work."""

@@ -7,6 +7,7 @@ from types import BuiltinFunctionType, ModuleType
 from typing import Any
 
 from migproxy.interpose import capsules
+from migproxy.jit.prototypes import UnsupportedPrototype
 from migproxy_plugins.cupy import signatures
 from migproxy_plugins.cupy.errors import NOT_SUPPORTED
 
@@ -58,6 +59,8 @@ def patch(module: ModuleType, handlers: Mapping[str, Handler], stays: Collection
 def make_capsules(prototypes: Mapping[str, str], handlers: Mapping[str, Handler]) -> dict[str, object]:
     """Return new capsules, by name, that call Python handlers.
 
+    A function whose prototype has no trampoline is left out: a module that imports it fails loudly, at its import.
+
     Parameters
     ----------
     prototypes : mapping
@@ -65,4 +68,10 @@ def make_capsules(prototypes: Mapping[str, str], handlers: Mapping[str, Handler]
     handlers : mapping
         What carries out each function.
     """
-    return capsules.make({name: (prototypes[name], handler) for name, handler in handlers.items()})
+    made: dict[str, object] = {}
+    for name, handler in handlers.items():
+        try:
+            made.update(capsules.make({name: (prototypes[name], handler)}))
+        except UnsupportedPrototype:
+            continue
+    return made

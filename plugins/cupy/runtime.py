@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from migproxy.errors import CudaError
+from migproxy.session import api
 from migproxy_plugins.cuda import runtime_api as rt
 from migproxy_plugins.cupy import objects_unsafe, patching
 from migproxy_plugins.cupy.errors import refuse, runtime_status, translated
@@ -219,7 +220,7 @@ HANDLERS: dict[str, Handler] = {
     "destroySurfaceObject": _refused("destroySurfaceObject", _ARRAYS),
     "profilerStart": rt.profiler_start,
     "profilerStop": rt.profiler_stop,
-    "_ensure_context": rt.api.ensure_context,
+    "_ensure_context": api.ensure_context,
 }
 
 #: Handlers that `install` makes because they use classes of the module.

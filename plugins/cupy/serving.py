@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from migproxy.errors import ProtocolError
+from migproxy.errors import MigproxyError, ProtocolError
 
 CUB = "cupy.cuda.cub"
 THRUST = "cupy.cuda.thrust"
+
+
+class UnknownObject(MigproxyError):
+    """A number that stands for no object."""
 
 
 class Serving:
@@ -29,13 +33,13 @@ class Serving:
 
         Raises
         ------
-        ProtocolError
-            When there is none.
+        UnknownObject
+            When there is none: a destroyed handle is the caller's mistake, and the library's error, natively too.
         """
-        try:
-            return self.objects[number][1]
-        except (KeyError, TypeError):
-            raise ProtocolError(f"no object {number!r}") from None
+        found = self.objects.get(self.integer(number))
+        if found is None:
+            raise UnknownObject(f"no object {number:#x}")
+        return found[1]
 
     @staticmethod
     def integer(value: Any) -> int:

@@ -7,6 +7,7 @@ the C type asks, and hands plain values to a handler.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -156,19 +157,10 @@ def converter(ctype: str, argument: str) -> Callable[[Any], Any] | None:
 
 def default_value(text: str, namespace: Mapping[str, Any]) -> Any:
     """Evaluate a default as it stands in a docstring: a number, a literal, or a name (perhaps dotted) of the module."""
-    literals = {"None": None, "True": True, "False": False, "()": (), "[]": [], "u''": "", "''": ""}
-    if text in literals:
-        return literals[text]
     try:
-        return int(text, 0)
-    except ValueError:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
         pass
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
-        return text[1:-1]
     return namespace[text.rsplit(".", 1)[-1]]
 
 

@@ -1,0 +1,64 @@
+"""A stand-in wired to an executor's server in the same process, over the same encoding."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from migproxy.errors import CudaError
+from migproxy.executor.dispatch import LibraryError
+from migproxy.session.session import LibraryCallError
+from migproxy_plugins.cupy import calls, executor
+from migproxy_plugins.cupy import objects_unsafe as raw
+
+
+class Context:
+    """What an executor would give; every range is the session's unless told otherwise."""
+
+    kind = "software"
+    stream = 0
+
+    def __init__(self) -> None:
+        self.forbidden = False
+        self.synchronised = 0
+
+    def check_range(self, address: int, size: int) -> None:
+        if self.forbidden:
+            raise CudaError(1)
+
+    def synchronize(self) -> None:
+        self.synchronised += 1
+
+
+def _travel(value: Any) -> Any:
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(value))
+
+
+class Loopback:
+    """Records what travels."""
+
+    def __init__(self) -> None:
+        self.context = Context()
+        self.server = executor.Server(self.context, "14.2.0")
+        self.calls: list[tuple[str, list[Any], bool]] = []
+
+    def library_call(self, library: str, function: str, arguments: Any, *, stream: int, wait: bool) -> Any:
+        sent = _travel(list(arguments))
+        self.calls.append((function, sent, wait))
+        try:
+            answer = self.server.serve(self.context, library, function, sent)
+        except LibraryError as error:
+            raise LibraryCallError(_travel(error.facts)) from None
+        return _travel(answer) if wait else None
+
+
+@pytest.fixture
+def loopback(monkeypatch: pytest.MonkeyPatch) -> Loopback:
+    """Stand-ins made in the test reach an executor's server in this process."""
+    made = Loopback()
+    monkeypatch.setattr(calls, "api", SimpleNamespace(library_call=made.library_call))
+    monkeypatch.setattr(raw, "current_stream", lambda: 0)
+    return made
