@@ -1,0 +1,44 @@
+"""The cuda plugin: cuda-bindings and cuda.core through the broker."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from migproxy.interpose.plugin import INTERFACE_VERSION, Plugin
+
+
+def _cydriver(module: ModuleType) -> None:
+    from migproxy_plugins.cuda.patch import patch_cydriver
+
+    patch_cydriver(module)
+
+
+def _cyruntime(module: ModuleType) -> None:
+    from migproxy_plugins.cuda.patch import patch_cyruntime
+
+    patch_cyruntime(module)
+
+
+def _cynvrtc(module: ModuleType) -> None:
+    from migproxy_plugins.cuda.compilers import patch_cynvrtc
+
+    patch_cynvrtc(module)
+
+
+def _cynvjitlink(module: ModuleType) -> None:
+    from migproxy_plugins.cuda.compilers import patch_cynvjitlink
+
+    patch_cynvjitlink(module)
+
+
+PLUGIN = Plugin(
+    name="cuda",
+    interface=INTERFACE_VERSION,
+    after_import={
+        "cuda.bindings.cydriver": _cydriver,
+        "cuda.bindings.cyruntime": _cyruntime,
+        "cuda.bindings.cynvrtc": _cynvrtc,
+        "cuda.bindings.cynvjitlink": _cynvjitlink,
+    },
+    executor="migproxy_plugins.cuda.executor",
+)

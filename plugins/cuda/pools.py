@@ -1,6 +1,7 @@
 """Stream-ordered memory pools (``cuMemPool*``, ``cudaMemPool*``), emulated on the session's stream-ordered allocator.
 
-A pool of ours only counts: every allocation comes from the session's one device range, whose frees follow their stream as a pool's do.
+A pool of ours only counts: every allocation comes from the session's one device range, whose frees follow their
+stream as a pool's do.
 So a pool holds no memory back, and its release threshold is remembered but changes nothing.
 """
 

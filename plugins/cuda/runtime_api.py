@@ -1,7 +1,9 @@
 """The CUDA runtime API's semantics over ``migproxy.session.api``, Pythonic: ints in, ints and tuples out.
 
-Implicit primary context, the calling thread's device and last error, ``cudaMemcpyKind``, pools. Every failing call raises
-`CudaRuntimeStatus` (``.status`` is the ``cudaError_t``; the driver layer's exception is its ``__cause__``) and becomes the thread's
+Implicit primary context, the calling thread's device and last error, ``cudaMemcpyKind``, pools. Every failing call
+raises
+`CudaRuntimeStatus` (``.status`` is the ``cudaError_t``; the driver layer's exception is its ``__cause__``) and
+becomes the thread's
 last error. Front ends: CuPy's runtime module and ``cuda.bindings.cyruntime``.
 """
 

@@ -52,7 +52,8 @@ class CudaRuntimeStatus(CudaError):
 def driver_status(error: BaseException) -> int:
     """Return the ``CUresult`` that stands for `error`.
 
-    A lost session is ``CUDA_ERROR_DEVICE_UNAVAILABLE``: the one status whose meaning ("the device cannot be used now") is true.
+    A lost session is ``CUDA_ERROR_DEVICE_UNAVAILABLE``: the one status whose meaning ("the device cannot be used
+    now") is true.
     """
     if isinstance(error, CudaError):
         return error.status
@@ -68,7 +69,8 @@ def driver_status(error: BaseException) -> int:
 
 
 def runtime_status(error: BaseException) -> int:
-    """Return the ``cudaError_t`` that stands for `error`; the numbers are the driver's since CUDA 10.1, with few exceptions."""
+    """Return the ``cudaError_t`` that stands for `error`; the numbers are the driver's since CUDA 10.1, with few
+    exceptions."""
     status = driver_status(error)
     if isinstance(error, CudaRuntimeStatus):
         return status

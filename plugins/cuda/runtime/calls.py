@@ -52,7 +52,8 @@ def runtime_call(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def context_call(function: Callable[P, R]) -> Callable[P, R]:
-    """Make `function` a runtime API call that first makes the device's primary context current, as the real one does."""
+    """Make `function` a runtime API call that first makes the device's primary context current, as the real one
+    does."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -9,7 +9,8 @@ from migproxy_plugins.cuda.status import CudaRuntimeStatus
 from migproxy.errors import CudaError
 from migproxy.session import api
 
-#: Attribute numbers (``CUdevice_attribute`` and ``cudaDeviceAttr`` are the same) of the integer fields of ``cudaDeviceProp``.
+#: Attribute numbers (``CUdevice_attribute`` and ``cudaDeviceAttr`` are the same) of the integer fields of
+#: ``cudaDeviceProp``.
 PROPERTY_ATTRIBUTES: dict[str, int] = {
     "sharedMemPerBlock": 8,
     "regsPerBlock": 12,
@@ -106,7 +107,8 @@ PROPERTY_ARRAYS: dict[str, tuple[int, ...]] = {
 
 
 def attribute_or_zero(attribute: int, device: int) -> int:
-    """Return a device attribute, 0 where the driver does not know it (as ``cudaGetDeviceProperties`` leaves such fields)."""
+    """Return a device attribute, 0 where the driver does not know it (as ``cudaGetDeviceProperties`` leaves such
+    fields)."""
     try:
         return api.device_attribute(attribute, device)
     except CudaError:
@@ -210,7 +212,8 @@ def device_get_stream_priority_range() -> tuple[int, int]:
 
 @runtime_call
 def get_device_properties(device: int) -> dict[str, int | bytes | tuple[int, ...]]:
-    """``cudaGetDeviceProperties`` as a dict of the struct's field names; arrays are tuples, ``name``, ``uuid`` and ``luid`` bytes."""
+    """``cudaGetDeviceProperties`` as a dict of the struct's field names; arrays are tuples, ``name``, ``uuid`` and
+    ``luid`` bytes."""
     check_device(device)
     properties: dict[str, int | bytes | tuple[int, ...]] = {
         "name": api.device_name(device).encode(),

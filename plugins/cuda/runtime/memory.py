@@ -28,7 +28,8 @@ MEMORY_MANAGED: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class RuntimePointer:
-    """What ``cudaPointerGetAttributes`` tells: ``type`` is a ``cudaMemoryType``; ``device`` −2 for unregistered memory."""
+    """What ``cudaPointerGetAttributes`` tells: ``type`` is a ``cudaMemoryType``; ``device`` −2 for unregistered
+    memory."""
 
     type: int
     device: int
