@@ -16,7 +16,7 @@ from migproxy.softgpu.ptx.cache import default_cache
 from migproxy.softgpu.ptx.layout import LAUNCH
 from migproxy.softgpu.ptx.linker import link_modules
 from migproxy.softgpu.ptx.lower import load_all
-from migproxy.softgpu.ptx.modulegen import ModuleGen
+from migproxy.softgpu.ptx.modulegen import ModuleGen, function_table, pointed_functions
 from migproxy.softgpu.ptx.parser import parse
 from migproxy.softgpu.ptx.printf import read_string
 
@@ -76,13 +76,7 @@ class Kernel:
         with self._lock:
             if self._code is None:
                 native.runtime()
-                key = hashlib.sha256((native.fingerprint() + self._text).encode()).hexdigest()
-                cache = default_cache()
-                data = cache.get(key)
-                if data is None:
-                    data = native.compile_text(self._text)
-                    cache.put(key, data)
-                engine = native.link(data)
+                engine = native.link(_object(self._text))
                 self._code = _Code(engine.get_function_address(self._symbol), self._frame_bytes)
             return self._code
 
@@ -185,6 +179,7 @@ class LoadedModule:
     def __init__(self, ast: Module, digest: str, place_global: PlaceGlobal, resolve: Resolve | None) -> None:
         load_all()
         self.ast = ast
+        self._prefix = f"k{digest[:16]}"
         self.globals: dict[str, tuple[int, int]] = {}
         index = {v.name: n for n, v in enumerate(_placed(ast))}
         self._table = (ctypes.c_uint64 * (len(index) + 1))()
@@ -192,7 +187,7 @@ class LoadedModule:
         self.kernels: dict[str, Kernel] = {}
         for function in ast.functions.values():
             if function.entry and function.body is not None:
-                symbol = f"k{digest[:16]}.{len(self.kernels)}"
+                symbol = f"{self._prefix}.{len(self.kernels)}"
                 gen = ModuleGen(ast, function, index, symbol)
                 text = gen.generate()
                 self.kernels[function.name] = Kernel(self, function, gen, text)
@@ -200,6 +195,7 @@ class LoadedModule:
 
     def _place(self, index: dict[str, int], place_global: PlaceGlobal, resolve: Resolve | None) -> None:
         placed = _placed(self.ast)
+        self._functions = self._function_addresses(index)
         for variable in placed:
             if variable.extern and variable.init is None:
                 address = resolve(variable.name) if resolve is not None else None
@@ -213,6 +209,17 @@ class LoadedModule:
             if not variable.extern:
                 self._initialize(variable)
 
+    def _function_addresses(self, index: dict[str, int]) -> dict[str, int]:
+        """Machine-code addresses of the functions that initial values name."""
+        names = pointed_functions(self.ast)
+        if not names:
+            return {}
+        native.runtime()
+        symbol = f"{self._prefix}.table"
+        engine = native.link(_object(function_table(self.ast, names, index, symbol)))
+        table = engine.get_global_value_address(symbol)
+        return {name: ctypes.c_uint64.from_address(table + 8 * n).value for n, name in enumerate(names)}
+
     def _initialize(self, variable: Variable) -> None:
         """Write a variable's initial value; what has none is zero."""
         address, size = self.globals[variable.name]
@@ -221,12 +228,24 @@ class LoadedModule:
         for n, value in enumerate(variable.init or ()):
             if isinstance(value, tuple):
                 name, offset, shift = value
-                if name not in self.globals:
+                base = self.globals[name][0] if name in self.globals else self._functions.get(name)
+                if base is None:
                     raise PtxError(f"not supported: address of {name} in an initial value", variable.line)
-                value = (self.globals[name][0] + offset) >> shift
+                value = (base + offset) >> shift
             piece = (value & ((1 << 8 * element) - 1)).to_bytes(element, "little")
             data[n * element : (n + 1) * element] = piece
         ctypes.memmove(address, bytes(data), size)
+
+
+def _object(text: str) -> bytes:
+    """Object code for LLVM IR, from the cache if it is there."""
+    key = hashlib.sha256((native.fingerprint() + text).encode()).hexdigest()
+    cache = default_cache()
+    data = cache.get(key)
+    if data is None:
+        data = native.compile_text(text)
+        cache.put(key, data)
+    return data
 
 
 def _placed(ast: Module) -> list[Variable]:

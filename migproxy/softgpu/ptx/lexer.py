@@ -66,7 +66,13 @@ def tokenize(source: str) -> Tokens:
             if source.startswith("/*", position):
                 line += source.count("\n", position, found.end())
         else:
-            items.append(found.group())
-            lines.append(line)
+            token = found.group()
+            if token[0] == "." and "." in token[1:]:  # glued directives, as in ``.reg.b32``
+                parts = ["." + part for part in token[1:].split(".")]
+                items.extend(parts)
+                lines.extend([line] * len(parts))
+            else:
+                items.append(token)
+                lines.append(line)
         position = found.end()
     return Tokens(items, lines, source.split("\n"))

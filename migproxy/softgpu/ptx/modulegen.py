@@ -8,6 +8,7 @@ from migproxy.errors import PtxError
 from migproxy.softgpu.ptx.ast import Addr, Function, Imm, Instr, Label, Module, Operand, Reg, Sym, Variable
 from migproxy.softgpu.ptx.cfg import Block
 from migproxy.softgpu.ptx.funcgen import FunctionGen
+from migproxy.softgpu.ptx.inline import inline
 from migproxy.softgpu.ptx.layout import CONTEXT
 from migproxy.softgpu.ptx.lower import warp
 from migproxy.softgpu.ptx.table import suspends
@@ -26,7 +27,7 @@ class ModuleGen:
 
     def __init__(self, module: Module, kernel: Function, globals_index: dict[str, int], symbol: str) -> None:
         self.module = module
-        self.kernel = kernel
+        self.kernel = kernel = inline(module, kernel)
         self.globals_index = globals_index
         self.symbol = symbol
         self.helpers: dict[str, str] = {}
@@ -57,6 +58,8 @@ class ModuleGen:
         used: set[str] = set()
         for function in self._reachable():
             used |= _symbols(function)
+        if pointed_functions(self.module):  # called through memory from any kernel: all must agree on offsets
+            used |= set(self.module.variables)
         for variable in (*self.module.variables.values(), *self.kernel.variables.values()):
             if variable.space != "shared" or (variable.name in self.module.variables and variable.name not in used):
                 continue
@@ -275,6 +278,25 @@ class ModuleGen:
         self.declare("void", "migproxy_rt_block", ["ptr", "ptr"])
         return (f'define void @"{self.symbol}"(ptr %tc) #0 {{\n'
                 "  call void @migproxy_rt_block(ptr %tc, ptr @step)\n  ret void\n}\n")  # fmt: skip
+
+
+def pointed_functions(module: Module) -> list[str]:
+    """Device functions whose address stands in a variable's initial value (virtual tables, function tables)."""
+    found: dict[str, None] = {}
+    for variable in module.variables.values():
+        for value in variable.init or ():
+            if isinstance(value, tuple) and value[0] in module.functions:
+                found[value[0]] = None
+    return list(found)
+
+
+def function_table(module: Module, names: list[str], globals_index: dict[str, int], symbol: str) -> str:
+    """A module with nothing but device functions and a table of their addresses under `symbol`."""
+    gen = ModuleGen(module, Function("$table", True, 0, body=[]), globals_index, f"{symbol}.kernel")
+    for name in names:
+        gen.want(name)
+    items = ", ".join(f'ptr @"f.{name}"' for name in names)
+    return gen.generate() + f'@"{symbol}" = constant [{len(names)} x ptr] [{items}]\n'
 
 
 def _symbols(function: Function) -> set[str]:

@@ -29,6 +29,7 @@ def target() -> llvm.TargetMachine:
     """The host's target machine."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()
     host = llvm.Target.from_triple(llvm.get_process_triple())
     return host.create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=_features(), opt=2, reloc="pic", codemodel="jitdefault", jit=True
