@@ -42,7 +42,8 @@ class Seam:
     def compile_program(self, program: int, options: Any) -> None:
         """Compile; for a real architecture stop at PTX, which is all that the software GPU reads."""
         if software():
-            options = [_REAL_ARCHITECTURE.sub(r"\1compute_\2", option) for option in (given := list(options))]
+            given = list(options)
+            options = [_REAL_ARCHITECTURE.sub(r"\1compute_\2", option) for option in given]
             if options != given:
                 self._asked_for_cubin.add(program)
         self._compile(program, options)
