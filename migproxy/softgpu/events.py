@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 
+from migproxy.errors import CudaError
 from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
 from migproxy.softgpu.capture import Capture, Node, NodeKind
 from migproxy.softgpu.queues import Mark
 from migproxy.softgpu.state import Context, entry, need
-from migproxy.softgpu.streams import StreamApi, synchronize_context
+from migproxy.softgpu.streams import StreamApi, give_way, synchronize_context
 
 _BLOCKING_SYNC, _DISABLE_TIMING, _INTERPROCESS = 1, 2, 4
 _EXTERNAL = 1
@@ -102,7 +103,9 @@ class EventApi(StreamApi):
     def cuEventQuery(self, hEvent: int) -> None:
         event = self.event(hEvent)
         need(event.captured is None, "the event was last recorded in a capture", status.CAPTURED_EVENT)
-        need(event.reached(), "", status.NOT_READY)
+        if not event.reached():
+            give_way()
+            raise CudaError(status.NOT_READY)
         event.context.check()
 
     @entry

@@ -17,6 +17,10 @@ from migproxy.softgpu.state import entry, need
 _CONFIG = struct.Struct("<IIIIIIIxxxxQQIxxxx")  # grid, block, shared bytes, stream, attributes, their number
 _ATTRIBUTE_SIZE = 72
 _PARAM_BUFFER, _PARAM_SIZE = 1, 2
+_GRID_X, _GRID_Y, _GRID_Z = card.MAX_GRID
+_BLOCK_X, _BLOCK_Y, _BLOCK_Z = card.MAX_BLOCK
+#: Buffer pointer, size pointer, end: what nearly every `extra` looks like.
+_USUAL_EXTRA = struct.Struct("<QQQQQ")
 _ATTRIBUTE_COOPERATIVE, _ATTRIBUTE_CLUSTER = 2, 4
 #: Attributes that only tune a real card: access policy, synchronisation policy, cluster preferences, programmatic
 #: serialisation (without it a later kernel merely starts later), priority, memory domains, carveout.
@@ -190,10 +194,14 @@ def gather_params(function: Function, kernel_params: int, extra: int) -> raw.Buf
     if extra:
         need(not kernel_params, "both kernelParams and extra")
         source, size = _extra_buffer(extra)
-        need(size >= kernel.param_size, f"{size} bytes of parameters; {kernel.name} takes {kernel.param_size}")
+        if size < kernel.param_size:
+            raise CudaError(
+                status.INVALID_VALUE, f"{size} bytes of parameters; {kernel.name} takes {kernel.param_size}"
+            )
         raw.memmove(buffer.address, source, kernel.param_size)
         return buffer
-    need(kernel_params, f"{kernel.name} takes {len(kernel.params)} parameters")
+    if not kernel_params:
+        raise CudaError(status.INVALID_VALUE, f"{kernel.name} takes {len(kernel.params)} parameters")
     pointers = raw.read_array_u64(kernel_params, len(kernel.params))
     for pointer, (offset, size) in zip(pointers, kernel.params, strict=True):
         need(pointer, "a null parameter")
@@ -204,6 +212,11 @@ def gather_params(function: Function, kernel_params: int, extra: int) -> raw.Buf
 def _extra_buffer(extra: int) -> tuple[int, int]:
     """Read the ``extra`` list: (buffer, size)."""
     source = size = 0
+    if raw.read_u64(extra) == _PARAM_BUFFER and raw.read_u64(extra + 16) == _PARAM_SIZE:
+        _, source, _, size_at, end = raw.unpack(_USUAL_EXTRA, extra)
+        if source and end == 0:
+            return source, raw.read_u64(size_at)
+        source = 0
     while key := raw.read_u64(extra):
         value = raw.read_u64(extra + 8)
         if key == _PARAM_BUFFER:
@@ -248,21 +261,24 @@ def launch_operation(
         ``INVALID_VALUE`` beyond the card's limits, ``LAUNCH_OUT_OF_RESOURCES`` beyond the kernel's.
     """
     kernel = function.kernel
-    for value, limit in zip(grid, card.MAX_GRID, strict=True):
-        need(0 < value <= limit, f"grid {grid} of {kernel.name}")
-    for value, limit in zip(block, card.MAX_BLOCK, strict=True):
-        need(0 < value <= limit, f"block {block} of {kernel.name}")
-    threads = block[0] * block[1] * block[2]
-    need(threads <= card.MAX_THREADS, f"block {block} of {kernel.name} has {threads} threads")
-    need(
-        threads <= (kernel.max_threads or card.MAX_THREADS),
-        f"{kernel.name} allows blocks of {kernel.max_threads} threads, not {threads}",
-        status.LAUNCH_OUT_OF_RESOURCES,
-    )
-    need(
-        0 <= shared <= function.max_dynamic_shared,
-        f"{shared} bytes of dynamic shared memory; {kernel.name} may use {function.max_dynamic_shared}",
-    )
+    gx, gy, gz = grid
+    bx, by, bz = block
+    threads = bx * by * bz
+    # On every launch: nothing is formatted unless something is wrong.
+    if not (0 < gx <= _GRID_X and 0 < gy <= _GRID_Y and 0 < gz <= _GRID_Z):
+        raise CudaError(status.INVALID_VALUE, f"grid {grid} of {kernel.name}")
+    if not (0 < bx <= _BLOCK_X and 0 < by <= _BLOCK_Y and 0 < bz <= _BLOCK_Z and threads <= card.MAX_THREADS):
+        raise CudaError(status.INVALID_VALUE, f"block {block} of {kernel.name}: {threads} threads")
+    if threads > (kernel.max_threads or card.MAX_THREADS):
+        raise CudaError(
+            status.LAUNCH_OUT_OF_RESOURCES,
+            f"{kernel.name} allows blocks of {kernel.max_threads} threads, not {threads}",
+        )
+    if not 0 <= shared <= function.max_dynamic_shared:
+        raise CudaError(
+            status.INVALID_VALUE,
+            f"{shared} bytes of dynamic shared memory; {kernel.name} may use {function.max_dynamic_shared}",
+        )
     launch = kernel.launch
     if cooperative:
         blocks = grid[0] * grid[1] * grid[2]

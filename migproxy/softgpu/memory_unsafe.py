@@ -31,9 +31,20 @@ _MREMAP_MAYMOVE, _MREMAP_FIXED, _MREMAP_DONTUNMAP = 1, 2, 4
 _MADV_HUGEPAGE = 14
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
-#: ``memmove(destination, source, size)`` and ``memset(destination, byte, size)``; both release the GIL.
-memmove = ctypes.memmove
+#: ``memset(destination, byte, size)``, which releases the GIL.
 memset = ctypes.memset
+_memmove_small: Any = ctypes.PyDLL(None).memmove
+_memmove_small.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+_memmove_small.restype = None
+_SMALL = 16384
+
+
+def memmove(destination: int, source: int, size: int) -> None:
+    """Copy ``size`` bytes; outside the GIL when that takes longer than giving the GIL up and getting it back."""
+    if size <= _SMALL:
+        _memmove_small(destination, source, size)
+    else:
+        ctypes.memmove(destination, source, size)
 
 _u8 = ctypes.c_uint8.from_address
 _u16 = ctypes.c_uint16.from_address
@@ -123,7 +134,7 @@ def fill(address: int, value: int, width: int, count: int) -> None:
         return
     total = width * count
     done = min(total, 65536)
-    memmove(address, unit * (done // width), done)
+    write_bytes(address, unit * (done // width))
     while done < total:
         step = min(done, total - done)
         memmove(address + done, address, step)
@@ -170,13 +181,20 @@ def fill_box(address: int, pitch: int, value: int, width_bytes: int, width: int,
     Box(address, pitch, 0).view(width, height, 1, f"<u{width_bytes}")[...] = value & ((1 << 8 * width_bytes) - 1)
 
 
+#: Array types by length: making one costs more than making an array of it.
+_buffer_types: dict[int, type[ctypes.Array[ctypes.c_char]]] = {}
+
+
 class Buffer:
     """A block of ordinary memory, aligned for vector loads, that lives as long as this object."""
 
     __slots__ = ("_memory", "address", "size")
 
     def __init__(self, size: int, alignment: int = 64) -> None:
-        self._memory = ctypes.create_string_buffer(size + alignment)
+        kind = _buffer_types.get(size + alignment)
+        if kind is None:
+            kind = _buffer_types.setdefault(size + alignment, ctypes.c_char * (size + alignment))
+        self._memory = kind()
         start = ctypes.addressof(self._memory)
         self.address = -(-start // alignment) * alignment
         self.size = size
