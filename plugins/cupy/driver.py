@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from migproxy.errors import CudaError
 from migproxy.session import api
 from migproxy_plugins.cupy import patching
-from migproxy_plugins.cupy.errors import driver_error_init, driver_status, refuse, translated
+from migproxy_plugins.cupy.errors import driver_error_init, driver_status, refuse, releasing, translated
 
 Handler = Callable[..., Any]
 INVALID_VALUE = 1
@@ -118,7 +118,7 @@ HANDLERS: dict[str, Handler] = {
     "linkDestroy": _refused("linkDestroy", _LINK),
     "moduleLoad": _module_load,
     "moduleLoadData": api.module_load,
-    "moduleUnload": api.module_unload,
+    "moduleUnload": releasing(api.module_unload),
     "moduleGetFunction": _module_get_function,
     "moduleGetGlobal": _module_get_global,
     "launchKernel": _launch,

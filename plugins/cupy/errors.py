@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from migproxy.errors import CudaError, MigproxyError
+from migproxy.errors import CudaError, MigproxyError, SessionLost
 from migproxy.softgpu.errors_table import ERRORS
 from migproxy_plugins.cuda.status import NOT_SUPPORTED, driver_status, runtime_status
 
-__all__ = ["NOT_SUPPORTED", "driver_error_init", "driver_status", "refuse", "runtime_status", "translated"]
+__all__ = ["NOT_SUPPORTED", "driver_error_init", "driver_status", "refuse", "releasing", "runtime_status", "translated"]
 
 
 def translated(
@@ -37,6 +37,26 @@ def translated(
             raise error(status_of(reason)) from None
         except MigproxyError as reason:
             raise error(status_of(reason)) from reason
+
+    return call
+
+
+def releasing(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a handler that gives something back: when the session is over, so is what it would give back.
+
+    Destructors call these, also after the session was closed at exit, and could only print what they get.
+    """
+
+    @wraps(handler)
+    def call(*args: Any) -> Any:
+        try:
+            return handler(*args)
+        except SessionLost:
+            return None
+        except CudaError as reason:
+            if isinstance(reason.__cause__, SessionLost):
+                return None
+            raise
 
     return call
 

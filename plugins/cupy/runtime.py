@@ -14,7 +14,7 @@ from migproxy.errors import CudaError
 from migproxy.session import api
 from migproxy_plugins.cuda import runtime_api as rt
 from migproxy_plugins.cupy import objects_unsafe, patching
-from migproxy_plugins.cupy.errors import refuse, runtime_status, translated
+from migproxy_plugins.cupy.errors import refuse, releasing, runtime_status, translated
 
 Handler = Callable[..., Any]
 
@@ -227,6 +227,19 @@ HANDLERS: dict[str, Handler] = {
 MODULE_HANDLERS = ("check_status", "pointerGetAttributes", "memPoolCreate")
 
 
+#: What destructors call.
+RELEASES = (
+    "free",
+    "freeHost",
+    "freeAsync",
+    "streamDestroy",
+    "eventDestroy",
+    "graphDestroy",
+    "graphExecDestroy",
+    "memPoolDestroy",
+)
+
+
 def handlers(module: ModuleType) -> dict[str, Handler]:
     """Return every handler for this module, raising the module's own error class."""
     error = module.CUDARuntimeError
@@ -250,6 +263,8 @@ def handlers(module: ModuleType) -> dict[str, Handler]:
         "pointerGetAttributes": pointer_get_attributes,
         "memPoolCreate": mem_pool_create,
     }
+    for name in RELEASES:
+        made[name] = releasing(made[name])
     return {name: translated(handler, error, runtime_status) for name, handler in made.items()}
 
 
