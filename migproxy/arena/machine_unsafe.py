@@ -166,6 +166,17 @@ def fill(target: int, value: int, count: int) -> None:
     ctypes.memset(target, value & 0xFF, count)
 
 
+_STACK: list[Any] = []
+
+
+def stack(count: int) -> int:
+    """The address of `count` bytes (a constant) that live until the function returns; zero only when run as Python."""
+    buffer = ctypes.create_string_buffer(count + 16)
+    _STACK.append(buffer)
+    del _STACK[:-256]  # deeper than any call chain of compiled code
+    return (ctypes.addressof(buffer) + 15) & ~15
+
+
 # -- arithmetic -------------------------------------------------------------------------------------------------------
 def leading_zeros(value: int) -> int:
     return 64 - (value & MASK64).bit_length()
@@ -195,7 +206,19 @@ def double_to_float(bits: int) -> int:
 WORDS: frozenset[Callable[..., Any]] = frozenset(
     {
         *(load8, load16, load32, load64, load32_signed, load16_signed, load8_signed, store8, store16, store32, store64),
-        *(exchange32, compare_exchange32, compare_exchange64, add64, fence, pause, time_stamp, copy, copy_once, fill),
+        *(
+            exchange32,
+            compare_exchange32,
+            compare_exchange64,
+            add64,
+            fence,
+            pause,
+            time_stamp,
+            copy,
+            copy_once,
+            fill,
+            stack,
+        ),
         *(leading_zeros, trailing_zeros, less_signed, float_to_double, double_to_float),
     }
 )

@@ -2,9 +2,9 @@
 
 What it takes: functions of which every parameter and the result are annotated with a type of that module; assignments
 to plain names, ``if``/``elif``/``else``, ``while``, ``for name in range(…)``, ``break``, ``continue``, ``return``,
-integer arithmetic (``+ - * // % & | ^ << >> ~``), unsigned comparisons, ``and``/``or``/``not`` (giving 0 or 1), ``a
-if c else b``, calls of the words, of `External` and `Indirect` functions and of each other. Names that are not variables are looked up in the function's
-module when it is compiled, and must be integers or such functions.
+integer arithmetic (``+ - * // % & | ^ << >> ~``), unsigned comparisons, ``in`` a tuple, ``and``/``or``/``not``
+(giving 0 or 1), ``… if … else …``, calls of the words, of `External` and `Indirect` functions and of each other. Names
+that are not variables are looked up in the function's module when it is compiled, and must be integers or functions.
 """
 
 from __future__ import annotations
@@ -79,6 +79,14 @@ declare void @llvm.x86.sse2.pause()
 
 class CompileError(Exception):
     """A function uses something that the small language does not have."""
+
+
+def _without_in(node: ast.expr) -> ast.expr:
+    """Return ``a in (b, c)`` as ``a == b or a == c``, and everything else as it is."""
+    if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In) and isinstance(node.comparators[0], ast.Tuple):
+        cases: list[ast.expr] = [ast.Compare(node.left, [ast.Eq()], [case]) for case in node.comparators[0].elts]
+        return ast.BoolOp(ast.Or(), cases)
+    return node
 
 
 class _Function:
@@ -169,6 +177,7 @@ class _Function:
     # -- expressions --------------------------------------------------------------------------------------------------
     def expression(self, node: ast.expr) -> str:
         """Emit an expression; return its 64-bit value."""
+        node = _without_in(node)
         if isinstance(node, ast.Constant) and isinstance(node.value, int):
             return str(int(node.value) & machine.MASK64)
         if isinstance(node, ast.Name) and node.id in self.variables:
@@ -218,6 +227,7 @@ class _Function:
 
     def branch(self, node: ast.expr, yes: str, no: str) -> None:
         """Emit a jump to `yes` or `no`, evaluating ``and``/``or`` only as far as needed."""
+        node = _without_in(node)
         if isinstance(node, ast.BoolOp):
             for operand in node.values[:-1]:
                 more = self.label("more")
@@ -278,6 +288,12 @@ class _Function:
 
     def word(self, name: str, arguments: list[str], node: ast.AST) -> str | None:
         """Emit one of the words of `machine_unsafe`."""
+        if name == "stack":
+            if not arguments[0].isdigit():
+                raise self.fail(node, "the size of a stack buffer must be a constant")
+            self.count += 1
+            self.module.allocas.append(f"  %stack{self.count} = alloca [{arguments[0]} x i8], align 16")
+            return self.value(f"ptrtoint ptr %stack{self.count} to i64")
         if name in _LOADS:
             width, order, extension = _LOADS[name]
             pointer = self.pointer(arguments[0])
