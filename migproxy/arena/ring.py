@@ -291,6 +291,15 @@ class Consumer:
             return Command(number, 0, 0, 0, b"", 0, 0, "the ring's head is not between its tail and one round later")
         slot = self.base + layout.RING_OFFSET + number % layout.SLOT_COUNT * layout.SLOT_SIZE
         raw = ctypes.string_at(slot, layout.SLOT_SIZE)
+        command = self.parse(raw, number)
+        self.tail = number + 1
+        self._words.tail.value = number + 1  # (D)
+        if number & 0xFF == 0 and self._words.sleepers.value:
+            self._ring()
+        return command
+
+    def parse(self, raw: bytes, number: int) -> Command:
+        """Read command `number` from the private copy of its slot; a spilled payload is copied out of the heap here."""
         op, flags, length, stream, address, reply, capacity, _ = layout.SLOT_HEADER.unpack_from(raw)
         refusal = ""
         if flags & layout.FLAG_SPILLED:
@@ -302,10 +311,6 @@ class Consumer:
             payload = raw[layout.PAYLOAD_OFFSET : layout.PAYLOAD_OFFSET + length]
         else:
             payload, refusal = b"", f"a payload of {length} bytes does not fit a slot"
-        self.tail = number + 1
-        self._words.tail.value = number + 1  # (D)
-        if number & 0xFF == 0 and self._words.sleepers.value:
-            self._ring()
         return Command(number, op, flags, stream, payload, reply, capacity, refusal)
 
     def reply(self, number: int, status: int, data: bytes) -> None:
@@ -341,9 +346,9 @@ class Consumer:
             self._words.host_retired.value = number
             self._ring()
 
-    def set_frees_retired(self, count: int) -> None:
-        """Publish how many frees have been carried out."""
-        self._words.frees_retired.value = count
+    def add_frees_retired(self, count: int) -> None:
+        """Publish that `count` more frees have been carried out."""
+        self._words.frees_retired.value += count
         self._ring()
 
     def set_memory(self, other: int, peak: int) -> None:

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
 
 from migproxy.executor.driver import CUDA_ERROR_NOT_READY, AnyDriver
+
+if TYPE_CHECKING:
+    from migproxy.executor.pump_tables import PumpTables
 
 Action = Callable[[int], None]
 
@@ -19,29 +23,24 @@ class Completions:
     Parameters
     ----------
     driver : AnyDriver
+    tables : PumpTables
+        Owner of the spare events.
     """
 
-    def __init__(self, driver: AnyDriver) -> None:
+    def __init__(self, driver: AnyDriver, tables: PumpTables) -> None:
         self._driver = driver
+        self._tables = tables
         self._queues: dict[Hashable, deque[tuple[int, bool, Action]]] = {}
-        self._spare: list[int] = []
 
     def __bool__(self) -> bool:
         return bool(self._queues)
 
-    def event(self) -> int:
-        """Return an event without timing; it comes from a pool and goes back there by itself."""
-        if self._spare:
-            return self._spare.pop()
-        # CU_EVENT_DISABLE_TIMING: cheaper to record, and nothing here asks for times.
-        return self._driver.out("cuEventCreate", 2)
-
     def after_stream(self, stream: int, action: Action) -> None:
         """Run ``action(status)`` once the work submitted so far to the real stream is done."""
-        event = self.event()
+        event = self._tables.take_event()
         status = self._driver.status("cuEventRecord", event, stream)
         if status:
-            self._spare.append(event)
+            self._tables.give_event(event)
             action(status)
             return
         self._queues.setdefault(("stream", stream), deque()).append((event, True, action))
@@ -62,7 +61,7 @@ class Completions:
                     break
                 queue.popleft()
                 if ours:
-                    self._spare.append(event)
+                    self._tables.give_event(event)
                 done += 1
                 action(status)
             if not queue:

@@ -9,10 +9,14 @@ from __future__ import annotations
 import bisect
 import ctypes
 import struct
+from typing import TYPE_CHECKING
 
 from migproxy.abi.protocol import DEVICE_GRANULE
 from migproxy.errors import CudaError
 from migproxy.executor.driver import AnyDriver
+
+if TYPE_CHECKING:
+    from migproxy.executor.pump_tables import PumpTables
 
 CUDA_ERROR_INVALID_VALUE = 1
 CUDA_ERROR_OUT_OF_MEMORY = 2
@@ -33,9 +37,12 @@ class DeviceMemory:
         The reserved window.
     quota : int
         Bytes in all.
+    mirror : PumpTables, optional
+        Is told of every change, for the hot path.
     """
 
-    def __init__(self, driver: AnyDriver, base: int, size: int, quota: int) -> None:
+    def __init__(self, driver: AnyDriver, base: int, size: int, quota: int, mirror: PumpTables | None = None) -> None:
+        self._mirror = mirror
         self._driver = driver
         self.base = base
         self.size = size
@@ -85,6 +92,8 @@ class DeviceMemory:
         self._chunks[address] = (size, handle)
         bisect.insort(self._starts, address)
         self.mapped_bytes += size
+        if self._mirror is not None:
+            self._mirror.map(address, size, True)
         self.peak_bytes = max(self.peak_bytes, self.mapped_bytes + self.other_bytes)
 
     def unmap(self, address: int, size: int) -> None:
@@ -103,6 +112,8 @@ class DeviceMemory:
         del self._chunks[address]
         del self._starts[bisect.bisect_left(self._starts, address)]
         self.mapped_bytes -= size
+        if self._mirror is not None:
+            self._mirror.map(address, size, False)
 
     def _overlaps(self, address: int, size: int) -> bool:
         index = bisect.bisect_right(self._starts, address) - 1

@@ -6,9 +6,13 @@ A handle is looked up in its kind's table and nowhere else, so a foreign or stal
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from migproxy.abi import layout
 from migproxy.errors import CudaError
+
+if TYPE_CHECKING:
+    from migproxy.executor.pump_tables import PumpTables
 
 CUDA_ERROR_INVALID_HANDLE = 400
 
@@ -18,11 +22,14 @@ class Handles:
 
     Parameters
     ----------
+    mirror : PumpTables, optional
+        Is told of every change, for the hot path.
     limit : int
         The most handles one session may hold.
     """
 
-    def __init__(self, limit: int = 1 << 20) -> None:
+    def __init__(self, mirror: PumpTables | None = None, limit: int = 1 << 20) -> None:
+        self._mirror = mirror
         self._tables: dict[int, dict[int, int]] = {}
         self._next: Counter[int] = Counter()
         self._count = 0
@@ -50,6 +57,8 @@ class Handles:
             raise CudaError(2, f"more than {self._limit} handles")
         table[handle] = real
         self._count += 1
+        if self._mirror is not None:
+            self._mirror.enter(kind, handle, real)
 
     def real(self, kind: int, handle: int) -> int:
         """Return the real object.
@@ -71,6 +80,8 @@ class Handles:
         real = self.real(kind, handle)
         del self._tables[kind][handle]
         self._count -= 1
+        if self._mirror is not None:
+            self._mirror.remove(kind, handle)
         return real
 
     def all(self, kind: int) -> dict[int, int]:

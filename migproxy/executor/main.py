@@ -16,22 +16,22 @@ from migproxy.abi import control, layout, protocol
 from migproxy.arena import segment
 from migproxy.arena.ring import Consumer
 from migproxy.errors import CudaError, MigproxyError, SessionError
-from migproxy.executor import bootstrap
+from migproxy.executor import bootstrap, pump
 from migproxy.executor.device_memory import DeviceMemory
 from migproxy.executor.dispatch import carry_out, load_handlers
 from migproxy.executor.driver import AnyDriver, open_driver
 from migproxy.executor.facts import nvml_free_memory, read_facts
 from migproxy.executor.handlers.callbacks import HostFunctions
 from migproxy.executor.plugin_host import PluginHost
+from migproxy.executor.pump_tables import PumpTables
 from migproxy.executor.state import SessionState
 
 log = logging.getLogger("migproxy.executor")
 
-#: Commands carried out between two looks at the completion records.
-BATCH = 64
-#: Idle polls before the loop sleeps between polls, and how long it then sleeps.
-SPINS = 50
-NAP = 50e-6
+#: How long the loop sleeps between two looks at work on its way, at first and after `LONG_WAIT` looks.
+NAP = 30e-6
+LONG_NAP = 200e-6
+LONG_WAIT = 100
 #: An idle executor wakes this often, to notice what no bell announces.
 IDLE_NAP = 5.0
 
@@ -62,9 +62,11 @@ def serve(spec: control.SessionSpec, fds: list[int], sock: socket.socket) -> Non
     heap_start = arena_base + layout.HEAP_OFFSET
     _register_host_memory(driver, heap_start, arena_end - heap_start)
     consumer = Consumer(arena_base, [(heap_start, arena_end - heap_start)])
-    memory = DeviceMemory(driver, device_base, spec.windows.device_size, spec.quota)
+    window = device_base, device_base + spec.windows.device_size
+    tables = PumpTables(driver, arena_base, (heap_start, arena_end), window)
+    memory = DeviceMemory(driver, device_base, spec.windows.device_size, spec.quota, tables)
     memory.charge_other(context_bytes)
-    state = SessionState(driver, consumer, memory, spec, facts)
+    state = SessionState(driver, consumer, memory, tables, spec, facts)
     state.host_functions = HostFunctions(state)
     state.plugins = PluginHost(state, spec.plugins)
     state.publish_memory()
@@ -79,35 +81,51 @@ def serve(spec: control.SessionSpec, fds: list[int], sock: socket.socket) -> Non
 
 
 def run(state: SessionState) -> None:
-    """Carry out commands until the session closes."""
-    consumer, completions = state.consumer, state.completions
-    idle = 0
+    """Carry out commands until the session closes: the pump does the hot ones, Python the rest, in order."""
+    consumer, completions, tables = state.consumer, state.completions, state.pump
+    naps = 0
     while True:
-        busy = 0
-        while busy < BATCH:
-            command = consumer.take()
-            if command is None:
-                break
-            busy += 1
-            carry_out(state, command)
-            if state.closing:
-                break
+        tables.set(pump.PYTHON_PENDING, int(bool(completions)))
+        reason = tables.run()
+        consumer.tail = tables.tail
+        if reason in _COMMAND_IN_HAND:
+            _carry_out(state, reason)
+        elif reason == pump.REASON_BAD_HEAD:
+            log.warning("session %s: the ring's head is impossible", state.spec.session_id)
+            state.closing = True
+        fault = tables.get(pump.FAULT)
+        if fault:
+            tables.set(pump.FAULT, 0)
+            state.note_status(fault)
+            state.consumer.set_deferred_status(fault)
         if completions:
-            busy += completions.poll()
+            completions.poll()
             if state.sticky:
                 completions.fail_all(state.sticky)
-        state.publish_retired()
+        state.publish_frees()
         state.host_functions.hand_over()
         if state.closing and not completions:
             return
-        if busy:
-            idle = 0
-            continue
-        idle += 1
-        if not completions:
+        if reason == pump.REASON_IDLE and not completions:
             consumer.sleep(IDLE_NAP)
-        elif idle > SPINS:
-            consumer.sleep(NAP)
+        elif reason == pump.REASON_NAP or reason == pump.REASON_IDLE:
+            naps += 1
+            consumer.sleep(NAP if naps < LONG_WAIT else LONG_NAP)
+            continue
+        naps = 0
+
+
+_COMMAND_IN_HAND = (pump.REASON_COMMAND, pump.REASON_ERROR, pump.REASON_EVENTS)
+
+
+def _carry_out(state: SessionState, reason: int) -> None:
+    """Do what the pump left to Python with the command it has in hand."""
+    command = state.consumer.parse(state.pump.command(), state.consumer.tail - 1)
+    if reason == pump.REASON_ERROR:
+        status = state.pump.get(pump.STATUS)
+        state.fail(command, status, state.driver.detail)
+    else:
+        carry_out(state, command)
 
 
 def _map_arena(spec: control.SessionSpec, fds: list[int]) -> tuple[int, int]:
@@ -153,6 +171,7 @@ def _listen(state: SessionState, sock: socket.socket, arena_end: int) -> None:
             _register_host_memory(state.driver, end, message.size)
             state.consumer.add_heap(end, message.size)
             end += message.size
+            state.pump.set(pump.HEAP_END, end)
         except (OSError, CudaError, MigproxyError) as error:
             reason = str(error)
         finally:

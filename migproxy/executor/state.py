@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from migproxy.abi import control, layout
 from migproxy.errors import CudaError
+from migproxy.executor import pump
 from migproxy.executor.completions import Completions
 from migproxy.executor.device_memory import DeviceMemory
 from migproxy.executor.handles import Handles
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from migproxy.executor.handlers.callbacks import HostFunctions
     from migproxy.executor.handlers.launch import LaunchTarget
     from migproxy.executor.plugin_host import PluginHost
+    from migproxy.executor.pump_tables import PumpTables
 
 #: Statuses after which a context is dead: every later call returns them, as on a real device.
 STICKY = frozenset({214, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719})
@@ -35,6 +37,8 @@ class SessionState:
     consumer : Consumer
         The executor's end of the ring.
     memory : DeviceMemory
+    tables : PumpTables
+        The hot path's state block.
     spec : control.SessionSpec
     facts : control.DeviceFacts
     """
@@ -44,6 +48,7 @@ class SessionState:
         driver: AnyDriver,
         consumer: Consumer,
         memory: DeviceMemory,
+        tables: PumpTables,
         spec: control.SessionSpec,
         facts: control.DeviceFacts,
     ) -> None:
@@ -52,18 +57,16 @@ class SessionState:
         self.memory = memory
         self.spec = spec
         self.facts = facts
-        self.handles = Handles()
-        self.completions = Completions(driver)
+        self.pump = tables
+        self.handles = Handles(tables)
+        self.completions = Completions(driver, tables)
         self.counters: Counter[str] = Counter()
         self.closing = False
         self.sticky = 0
         self.capturing: dict[int, int] = {}
         self.functions: dict[int, LaunchTarget] = {}
         self.globals_of: dict[int, list[int]] = {}
-        self._host_in_use: deque[list[int]] = deque()
-        self._frees = 0
-        self._free_done: dict[int, bool] = {}
-        self._frees_retired = 0
+        self._frees_done = 0
         self._kept: dict[int, bytes] = {}
         self.owner_of_function: dict[int, int] = {}
         self.host_functions: HostFunctions
@@ -117,54 +120,39 @@ class SessionState:
         """Make the session's context dead if `status` says so."""
         if status in STICKY and not self.sticky:
             self.sticky = status
+            self.pump.set(pump.STICKY, 1)
             self.consumer.set_sticky_status(status)
 
     # -- host memory and frees -------------------------------------------------------------------------------------
     def host_memory_used(self, number: int, stream: int) -> None:
-        """Command `number` reads or writes arena memory until the work submitted so far to `stream` is done."""
-        entry = [number, 0]
-        self._host_in_use.append(entry)
-
-        def done(status: int) -> None:
-            entry[1] = 1
-            if status:
-                self.note_status(status)
-                self.consumer.set_deferred_status(status)
-
-        self.completions.after_stream(stream, done)
-
-    def publish_retired(self) -> None:
-        """Publish below which command number host memory is free again."""
-        while self._host_in_use and self._host_in_use[0][1]:
-            self._host_in_use.popleft()
-        oldest = self._host_in_use[0][0] if self._host_in_use else self.consumer.tail
-        self.consumer.set_host_retired(oldest)
+        """Command `number` uses arena memory until the work submitted so far to `stream` is done."""
+        self.pump.host_memory_used(number, stream)
 
     def mark_free(self) -> None:
         """A free was submitted: its addresses may be used again once all work submitted so far has retired."""
-        self._frees += 1
-        number = self._frees
         streams = [0, *self.handles.all(layout.KIND_STREAM).values()]
         if self.capturing:
-            streams = [stream for stream in streams if stream not in self.capturing.values() and stream]
+            streams = [stream for stream in streams if stream and stream not in self.capturing.values()]
+        self.pump.add(pump.PYTHON_FREES, 1)
         left = len(streams)
 
         def done(_: int) -> None:
             nonlocal left
             left -= 1
             if left <= 0:
-                self._free_retired(number)
+                self._frees_done += 1
 
         if not streams:
-            self._free_retired(number)
+            self._frees_done += 1
         for stream in streams:
             self.completions.after_stream(stream, done)
 
-    def _free_retired(self, number: int) -> None:
-        self._free_done[number] = True
-        while self._free_done.pop(self._frees_retired + 1, False):
-            self._frees_retired += 1
-        self.consumer.set_frees_retired(self._frees_retired)
+    def publish_frees(self) -> None:
+        """Publish frees that Python tracked, once every free before them that the pump tracked has retired."""
+        if self._frees_done and not self.pump.frees_outstanding():
+            self.consumer.add_frees_retired(self._frees_done)
+            self.pump.add(pump.PYTHON_FREES, -self._frees_done)
+            self._frees_done = 0
 
     # -- accounting ------------------------------------------------------------------------------------------------
     def publish_memory(self) -> None:
@@ -182,7 +170,7 @@ class SessionState:
 
     def report(self) -> dict[str, int]:
         """Return the counters of the session so far."""
-        counters = dict(self.counters)
+        counters = dict(self.counters + Counter(self.pump.counters()))
         counters["peak_device_bytes"] = self.memory.peak_bytes
         counters["device_bytes"] = self.memory.mapped_bytes + self.memory.other_bytes
         counters["quota_bytes"] = self.memory.quota

@@ -8,6 +8,7 @@ import msgspec
 
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
+from migproxy.executor import pump
 from migproxy.executor.dispatch import Result, handles
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def capture_begin(state: SessionState, command: Command) -> Result:
     stream = state.stream(command.stream)
     state.driver.call("cuStreamBeginCapture", stream, _CAPTURE_RELAXED)
     state.capturing[command.stream] = stream
+    state.pump.set(pump.CAPTURING, 1)
     return None
 
 
@@ -32,6 +34,7 @@ def capture_begin(state: SessionState, command: Command) -> Result:
 def capture_end(state: SessionState, command: Command) -> Result:
     stream = state.stream(command.stream)
     state.capturing.pop(command.stream, None)
+    state.pump.set(pump.CAPTURING, int(bool(state.capturing)))
     graph = state.driver.out("cuStreamEndCapture", before=(stream,))
     return msgspec.msgpack.encode(state.handles.add(layout.KIND_GRAPH, graph))
 

@@ -114,7 +114,8 @@ def _describe(state: SessionState, function: int, name: bytes, owner: int) -> Fu
         parameters.append((offset.value, size.value))
     handle = state.handles.add(layout.KIND_FUNCTION, function)
     total = max((start + length for start, length in parameters), default=0)
-    state.functions[handle] = LaunchTarget(function, parameters, total)
+    target = state.functions[handle] = LaunchTarget(function, parameters, total)
+    state.pump.enter_function(handle, target)
     state.owner_of_function[handle] = owner
     return FunctionReply(handle, name, parameters, _attributes(state, function))
 
