@@ -1,4 +1,5 @@
-"""What pyproject.toml alone cannot say: ``plugins/`` installs as ``migproxy_plugins``, and ``migproxy.pth`` goes beside the packages.
+"""What pyproject.toml alone cannot say: ``plugins/`` installs as ``migproxy_plugins``, and ``migproxy.pth`` goes
+beside the packages.
 
 The .pth wakes the interposition in interpreters that ``migproxy run`` starts; see docs/decisions/broker-wake.md.
 """
@@ -15,7 +16,8 @@ class BuildWithPth(build_py):
     """Puts ``migproxy.pth`` into the wheel's root, for ordinary and for editable wheels."""
 
     def _pth_target(self) -> str:
-        # An editable build takes nothing from build_lib; what lies in the install command's directory does get into its wheel.
+        # An editable build takes nothing from build_lib; what lies in the install command's directory does get into
+        # its wheel.
         root = self.get_finalized_command("install").install_lib if self.editable_mode else self.build_lib
         return str(Path(root, PTH))
 

@@ -38,5 +38,6 @@ def check_version(distribution: str, version: str) -> None:
     for supported in SUPPORTED:
         if supported.distribution == distribution and not in_range(supported, version):
             raise UnsupportedVersion(
-                f"{distribution} {version} is not supported; migproxy works with {distribution} {describe_range(supported)}"
+                f"{distribution} {version} is not supported; "
+                f"migproxy works with {distribution} {describe_range(supported)}"
             )

@@ -23,6 +23,10 @@ from migproxy.errors import ProtocolError, SessionLost
 #: More descriptors than any message carries. The kernel's own limit is 253.
 MAX_DESCRIPTORS = 64
 
+#: What msgspec raises over bytes that are no message: also UnicodeDecodeError (a ValueError), TypeError for keys that
+#: cannot be hashed.
+_UNDECODABLE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
+
 _encoder = msgspec.msgpack.Encoder()
 _decoders: dict[str, msgspec.msgpack.Decoder[Any]] = {
     "broker": msgspec.msgpack.Decoder(control.ToBroker),
@@ -55,7 +59,9 @@ def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None
         raise
     except OSError as error:
         if error.errno == errno.EMSGSIZE:
-            raise ProtocolError(f"a {type(message).__name__} message of {len(data)} bytes does not fit a packet") from error
+            raise ProtocolError(
+                f"a {type(message).__name__} message of {len(data)} bytes does not fit a packet"
+            ) from error
         raise SessionLost(f"the control socket's peer is gone: {error.strerror}") from error
 
 
@@ -93,10 +99,11 @@ def receive_raw(sock: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def decode(data: bytes, role: str) -> Message:
-    """Decode a packet that came to `role`: ``"broker"``, ``"function"``, ``"executor"``, ``"supervisor"`` or ``"client"``."""
+    """Decode a packet that came to `role`: ``"broker"``, ``"function"``, ``"executor"``, ``"supervisor"`` or
+    ``"client"``."""
     try:
         message: Message = _decoders[role].decode(data)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _UNDECODABLE as error:
         raise ProtocolError(f"malformed control message: {error}") from error
     return message
 
@@ -112,10 +119,11 @@ def receive(sock: socket.socket, role: str) -> tuple[Message, list[int]]:
 
 
 def peek_protocol(data: bytes) -> int | None:
-    """Return the protocol version that a message names, though it may be one this version cannot decode; None without one."""
+    """Return the protocol version that a message names, though it may be one this version cannot decode; None without
+    one."""
     try:
         raw = msgspec.msgpack.decode(data)
-    except (msgspec.MsgspecError, RecursionError):
+    except _UNDECODABLE:
         return None
     version = raw.get("protocol") if isinstance(raw, dict) else None
     return version if isinstance(version, int) and not isinstance(version, bool) else None

@@ -1,4 +1,5 @@
-"""``python -m migproxy.broker``: a private broker, started by a function or by ``migproxy run``. People use ``migproxy broker``.
+"""``python -m migproxy.broker``: a private broker, started by a function or by ``migproxy run``. People use
+``migproxy broker``.
 
 It takes its options by hand: a function waits for this process, and argument parsers are slow to import.
 """

@@ -1,4 +1,5 @@
-"""Whether a function gets a session, on which slice and with how much memory; and if not, the one line that says why."""
+"""Whether a function gets a session, on which slice and with how much memory; and if not, the one line that says
+why."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def check_protocol(version: int | None, who: str = "the function") -> None:
         spoken = "no protocol that can be read" if version is None else f"protocol {version}"
         raise Denied(
             "protocol",
-            f"{who} speaks {spoken}, the broker speaks protocol {PROTOCOL_VERSION}; use the same migproxy version for both",
+            f"{who} speaks {spoken}, the broker speaks protocol {PROTOCOL_VERSION}; "
+            "use the same migproxy version for both",
         )
 
 
@@ -86,8 +88,8 @@ def admit(
 ) -> Admission:
     """Choose a slice and enter the session in its ledger.
 
-    A further session of a function joins the function's account, on its slice. A first one goes to the slice that matches
-    the device name and has the most free memory.
+    A further session of a function joins the function's account, on its slice. A first one goes to the slice that
+    matches the device name and has the most free memory.
 
     Raises
     ------
@@ -109,9 +111,13 @@ def admit(
         if account.uid != uid:
             raise Denied("usage", "that function belongs to another user")
         if candidate not in candidates:
-            raise Denied("device", f"this function computes on {candidate.name}; its processes cannot use {hello.device}")
+            raise Denied(
+                "device", f"this function computes on {candidate.name}; its processes cannot use {hello.device}"
+            )
         if len(account.sessions) >= config.limits.sessions:
-            raise Denied("busy", f"this function has {len(account.sessions)} sessions, the limit is {config.limits.sessions}")
+            raise Denied(
+                "busy", f"this function has {len(account.sessions)} sessions, the limit is {config.limits.sessions}"
+            )
         ledgers[candidate.name].reserve(function_id, uid, session_id, account.quota)
         return Admission(candidate, account.quota)
     denial: Denied | None = None

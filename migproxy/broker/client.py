@@ -1,4 +1,5 @@
-"""A control connection to the broker, whoever opened it. It is never waited for: a peer that does not read is cut off."""
+"""A control connection to the broker, whoever opened it. It is never waited for: a peer that does not read is cut
+off."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ class Client:
         return True
 
     def close_with_process(self) -> None:
-        """End the connection when the process that opened it ends, even if a child of it still holds the socket open."""
+        """End the connection when the process that opened it ends, even if a child of it still holds the socket
+        open."""
         if not self.open or self._pidfd >= 0 or self.pid <= 0:
             return  # 0: a process of a pid namespace that this one cannot see; its socket must do
         try:
@@ -102,4 +104,8 @@ class Client:
         except ProtocolError as error:
             self.refuse("usage", str(error))
             return
-        self._on_packet(self, data, fds)
+        try:
+            self._on_packet(self, data, fds)
+        except Exception:
+            self.close()  # rather than leave the peer waiting; the loop's owner logs it
+            raise

@@ -66,7 +66,8 @@ class BrokerConfig:
     plugins : tuple of str
         Plugins that executors serve.
     executor_command : tuple of str
-        Start of the executor's command line; ``--control-fd N`` is appended. Empty: this interpreter's ``-m migproxy.executor``.
+        Start of the executor's command line; ``--control-fd N`` is appended. Empty: this interpreter's ``-m
+        migproxy.executor``.
     cache_dir : str
         Where executors keep compiled kernels; empty: nowhere.
     log_file : str

@@ -75,7 +75,8 @@ class Ledger:
                 raise LedgerFull(f"{format_size(quota)} asked, the slice has {format_size(self.capacity)}", ever=False)
             if quota > self.free:
                 raise LedgerFull(
-                    f"{format_size(quota)} asked, {format_size(self.free)} of {format_size(self.capacity)} are free now",
+                    f"{format_size(quota)} asked, {format_size(self.free)} of {format_size(self.capacity)} "
+                    "are free now",
                     ever=True,
                 )
             account = self._accounts[function_id] = Account(function_id, uid, quota)

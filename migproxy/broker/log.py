@@ -36,7 +36,8 @@ class Log:
             os.write(self._fd, msgspec.json.encode(line) + b"\n")
 
     def read(self, after: int, session_id: str, uid: int | None) -> tuple[list[LogLine], int]:
-        """Return lines numbered from `after` on and the next number; of one session and visible to one uid, if given."""
+        """Return lines numbered from `after` on and the next number; of one session and visible to one uid, if
+        given."""
         found: list[LogLine] = []
         size = 0
         following = self._next

@@ -25,9 +25,17 @@ class Timer:
 
 
 class Loop:
-    """Calls back when a descriptor can be read or a timer is due."""
+    """Calls back when a descriptor can be read or a timer is due.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    on_error : callable
+        Gets what a callback raised. One broken connection must not end every other tenant's session, so the loop goes
+        on.
+    """
+
+    def __init__(self, on_error: Callable[[Exception], None]) -> None:
+        self._on_error = on_error
         self._selector = selectors.EpollSelector()
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
@@ -68,12 +76,18 @@ class Loop:
         for key, _ in self._selector.select(timeout):
             # A callback served before may have unwatched this one, and a new descriptor may have its number.
             if self._selector.get_map().get(key.fd) is key:
-                key.data()
+                self._call(key.data)
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]
             if not timer.cancelled:
-                timer.action()
+                self._call(timer.action)
+
+    def _call(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:
+            self._on_error(error)
 
     def close(self) -> None:
         """Free the selector."""

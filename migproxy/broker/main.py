@@ -44,8 +44,8 @@ def serve(config: BrokerConfig, on_ready: Callable[[str], None]) -> None:
 def detach(ready_fd: int) -> Callable[[str], None]:
     """Leave the starting process: a private broker is nobody's child, so that a script's ``os.wait()`` never meets it.
 
-    Returns what to call with an empty string when the broker serves, or with the line that says why it cannot; the starting
-    process reads that from the other end of `ready_fd`.
+    Returns what to call with an empty string when the broker serves, or with the line that says why it cannot; the
+    starting process reads that from the other end of `ready_fd`.
     """
     if os.fork():
         os._exit(0)

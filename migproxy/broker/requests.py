@@ -1,4 +1,5 @@
-"""What the command line may ask a broker. A caller sees and ends its own uid's sessions only; root sees all if it asks to."""
+"""What the command line may ask a broker. A caller sees and ends its own uid's sessions only; root sees all if it
+asks to."""
 
 from __future__ import annotations
 

@@ -6,13 +6,13 @@ The broker never maps a segment for reading: whatever lies in one is the tenant'
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import mmap
 import os
 import struct
 
 from migproxy.abi import layout
 from migproxy.abi.protocol import ARENA_MAGIC, PROTOCOL_VERSION
+from migproxy.arena import segment
 
 #: Segments are multiples of this.
 SEGMENT_ALIGN = 2 << 20
@@ -27,25 +27,10 @@ def round_up(size: int, align: int = SEGMENT_ALIGN) -> int:
     return -(-size // align) * align
 
 
-def create_sealed(name: str, size: int) -> int:
-    """Return a memfd of `size` zero bytes whose size nobody can change.
-
-    `F_SEAL_SEAL` goes on too: otherwise a tenant could add `F_SEAL_WRITE` and make the executor's own stores fail.
-    """
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(fd, size)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
-
-
 def create_control_segment(session_id: str, heap_bytes: int) -> tuple[int, int]:
     """Make a session's first segment, with its constants; returns descriptor and size."""
     size = round_up(layout.HEAP_OFFSET + heap_bytes)
-    fd = create_sealed(f"migproxy-{session_id}-0", size)
+    fd = segment.create(f"migproxy-{session_id}-0", size)
     for offset, value in (
         (layout.MAGIC_OFFSET, ARENA_MAGIC),
         (layout.SIZE_OFFSET, size),
@@ -65,8 +50,8 @@ def read_word(fd: int, offset: int) -> int:
 def mark_lost(fd: int) -> None:
     """Store `STATE_LOST` in the header and wake every thread that sleeps on the function's bell.
 
-    Stores go through pwrite, not through a mapping: a tenant can punch the page out of a full memory cgroup, and then a store
-    to a mapping would be a SIGBUS in the broker.
+    Stores go through pwrite, not through a mapping: a tenant can punch the page out of a full memory cgroup, and then
+    a store to a mapping would be a SIGBUS in the broker.
     """
     os.pwrite(fd, struct.pack("<I", layout.STATE_LOST), layout.STATE_OFFSET)
     bell = struct.unpack("<I", os.pread(fd, 4, layout.FUNCTION_BELL_OFFSET))[0]

@@ -1,4 +1,5 @@
-"""The broker: one thread that admits functions, starts and ends their executors, keeps the ledger and answers the command line."""
+"""The broker: one thread that admits functions, starts and ends their executors, keeps the ledger and answers the
+command line."""
 
 from __future__ import annotations
 
@@ -11,13 +12,14 @@ import signal
 import socket
 import stat
 import time
+import traceback
 from collections import Counter
 from types import FrameType
 
 from migproxy.abi import control
 from migproxy.abi.control import Hello, Message
 from migproxy.abi.protocol import PROTOCOL_VERSION
-from migproxy.arena import packets
+from migproxy.arena import packets, segment
 from migproxy.broker import admission, segments
 from migproxy.broker.client import Client
 from migproxy.broker.config import BrokerConfig
@@ -48,8 +50,8 @@ class Broker:
     def __init__(self, config: BrokerConfig, slices: list[Slice]) -> None:
         self.config = config
         self.slices = slices
-        self.loop = Loop()
         self.log = Log(config.log_file)
+        self.loop = Loop(self._log_failure)
         self.ledgers = {each.name: Ledger(each.memory) for each in slices}
         self.sessions: dict[str, Session] = {}
         self.reports = Reports()
@@ -62,11 +64,19 @@ class Broker:
         self._waiting: list[_Waiting] = []
         self._stopping = False
         self._own_uid = os.getuid()
-        self._lock_fd, self._listener = _listen(config.socket, open_to_others=bool(config.allow_uids) or config.allow_all)
+        self._lock_fd, self._listener = _listen(
+            config.socket, open_to_others=bool(config.allow_uids) or config.allow_all
+        )
         self.loop.watch(self._listener.fileno(), self._accept)
         self._listening = True
         if config.parent_pid:
             self._watch_parent(config.parent_pid)
+
+    def _log_failure(self, error: Exception) -> None:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        self.log.write(
+            "error", f"internal: {type(error).__name__}: {error} at {where.filename}:{where.lineno}", uid=self._own_uid
+        )
 
     # -- life ----------------------------------------------------------------------------------------------------------
     def run(self) -> None:
@@ -74,7 +84,11 @@ class Broker:
         wake_read, wake_write = socket.socketpair()
         for end in (wake_read, wake_write):
             end.setblocking(False)
-        self.loop.watch(wake_read.fileno(), lambda: wake_read.recv(64) and None)
+
+        def drain() -> None:
+            wake_read.recv(64)
+
+        self.loop.watch(wake_read.fileno(), drain)
         signal.set_wakeup_fd(wake_write.fileno())
 
         def stop(_signal: int, _frame: FrameType | None) -> None:
@@ -136,7 +150,9 @@ class Broker:
             self.log.write("warning", f"uid {client.uid} (pid {client.pid}) was refused")
             client.refuse("usage", f"uid {client.uid} may not use this broker, which runs as uid {self._own_uid}")
         elif self._connections[client.uid] > self.config.limits.connections:
-            client.refuse("busy", f"uid {client.uid} has {self.config.limits.connections} connections, which is the limit")
+            client.refuse(
+                "busy", f"uid {client.uid} has {self.config.limits.connections} connections, which is the limit"
+            )
         else:
             self._silent[client] = self.loop.call_later(self.config.limits.hello_seconds, client.close)
 
@@ -228,7 +244,9 @@ class Broker:
         def give_up() -> None:
             self._stop_waiting(waiting)
             packets.close_all(waiting.fds)
-            client.refuse("memory", f"no room within {patience:g} s: {format_size(hello.memory)} asked of {hello.device}")
+            client.refuse(
+                "memory", f"no room within {patience:g} s: {format_size(hello.memory)} asked of {hello.device}"
+            )
 
         waiting = _Waiting(client, hello, fds, self.loop.call_later(patience, give_up))
         self._waiting.append(waiting)
@@ -256,9 +274,7 @@ class Broker:
         """Reserve, make the arena and start the executor. Closes `fds` on success, raises `Denied` otherwise."""
         session_id = secrets.token_hex(6)
         function_id = hello.function_id or secrets.token_hex(8)
-        granted = admission.admit(
-            hello, client.uid, session_id, function_id, self.slices, self.ledgers, self.config
-        )
+        granted = admission.admit(hello, client.uid, session_id, function_id, self.slices, self.ledgers, self.config)
         session = Session(session_id, function_id, client.uid, hello, granted.slice, granted.quota)
         try:
             fd, size = segments.create_control_segment(session_id, self.config.heap_bytes)
@@ -268,9 +284,10 @@ class Broker:
                 self.loop,
                 self.config.executor_command or default_command(),
                 granted.slice,
-                *(fds or (-1, -1)),
-                on_message=lambda message, received: self._from_executor(session, message, received),
-                on_end=lambda how: self._executor_ended(session, how),
+                fds[0] if fds else -1,
+                fds[1] if fds else -1,
+                lambda message, received: self._from_executor(session, message, received),
+                lambda how: self._executor_ended(session, how),
             )
         except OSError as error:
             session.close()
@@ -356,7 +373,7 @@ class Broker:
         else:
             number = len(session.segment_fds) + len(session.growing)
             try:
-                fd = segments.create_sealed(f"migproxy-{session.session_id}-{number}", size)
+                fd = segment.create(f"migproxy-{session.session_id}-{number}", size)
             except OSError as error:
                 client.send(control.Grown(0, f"no shared memory: {error.strerror}"))
                 return

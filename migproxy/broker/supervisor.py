@@ -1,4 +1,5 @@
-"""The lives of executors: one process per session, told what to serve, watched, ended, and never outliving the broker."""
+"""The lives of executors: one process per session, told what to serve, watched, ended, and never outliving the
+broker."""
 
 from __future__ import annotations
 
@@ -19,7 +20,18 @@ from migproxy.device.inventory import Slice
 from migproxy.errors import ProtocolError, SessionLost
 
 #: What an executor keeps of the broker's environment. CUDA's own variables pass, except for device choice.
-_KEEP = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_PATH", "CUDA_HOME", "XDG_CACHE_HOME")
+_KEEP = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "CUDA_PATH",
+    "CUDA_HOME",
+    "XDG_CACHE_HOME",
+)
 
 #: How long an executor may live on after it closed its control socket.
 _CLOSED_GRACE = 1.0
@@ -133,7 +145,9 @@ class Executor:
         except SessionLost:
             self._close_socket()
             if self._kill_timer is None:  # usually it is just exiting
-                self._kill_timer = self._loop.call_later(_CLOSED_GRACE, lambda: self.kill("it closed its control socket"))
+                self._kill_timer = self._loop.call_later(
+                    _CLOSED_GRACE, lambda: self.kill("it closed its control socket")
+                )
             return
         except ProtocolError as error:
             self._close_socket()

@@ -49,7 +49,9 @@ class BrokerClient:
         if isinstance(message, Refused):
             raise refusal(message)
         if not isinstance(message, expected):
-            raise UsageError(f"the broker at {self.path} answered {type(request).__name__} with {type(message).__name__}")
+            raise UsageError(
+                f"the broker at {self.path} answered {type(request).__name__} with {type(message).__name__}"
+            )
         return message
 
     def status(self) -> Status:
@@ -57,8 +59,8 @@ class BrokerClient:
         status = self.ask(AskStatus(), Status)
         if status.protocol != PROTOCOL_VERSION:
             raise UnsupportedVersion(
-                f"the broker at {self.path} speaks protocol {status.protocol}, this migproxy speaks protocol {PROTOCOL_VERSION}; "
-                "use the same version for both"
+                f"the broker at {self.path} speaks protocol {status.protocol}, "
+                f"this migproxy speaks protocol {PROTOCOL_VERSION}; use the same version for both"
             )
         return status
 

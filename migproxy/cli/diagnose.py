@@ -51,16 +51,15 @@ def _python() -> Iterator[Finding]:
     version = platform.python_version()
     fits = PYTHON_LEAST <= sys.version_info[:2] <= PYTHON_LAST and platform.python_implementation() == "CPython"
     span = f"{PYTHON_LEAST[0]}.{PYTHON_LEAST[1]} to {PYTHON_LAST[0]}.{PYTHON_LAST[1]}"
-    yield Finding(
-        "Python", "ok" if fits else "bad", f"{platform.python_implementation()} {version}" + ("" if fits else f"; needed: CPython {span}")
-    )
+    text = f"{platform.python_implementation()} {version}" + ("" if fits else f"; needed: CPython {span}")
+    yield Finding("Python", "ok" if fits else "bad", text)
     linux = sys.platform == "linux" and platform.machine() == "x86_64"
     yield Finding("system", "ok" if linux else "bad", f"{platform.system()} {platform.release()} {platform.machine()}")
     yield Finding("migproxy", "ok", f"{__version__}, protocol {PROTOCOL_VERSION}")
     if pth_installed():
         yield Finding("interposition", "ok", "migproxy.pth is installed")
     else:
-        yield Finding("interposition", "note", "migproxy.pth is not installed: a sitecustomize on PYTHONPATH does its work")
+        yield Finding("interposition", "note", "migproxy.pth is not installed: a sitecustomize does its work")
 
 
 def _installed(distribution: str) -> str:
@@ -78,9 +77,8 @@ def _libraries() -> Iterator[Finding]:
         elif in_range(supported, version):
             yield Finding(supported.distribution, "ok", version)
         else:
-            yield Finding(
-                supported.distribution, "bad", f"{version} is not supported ({supported.why}); works: {describe_range(supported)}"
-            )
+            text = f"{version} is not supported ({supported.why}); works: {describe_range(supported)}"
+            yield Finding(supported.distribution, "bad", text)
     for distribution in ("llvmlite", "msgspec", "scipy", "nvidia-ml-py"):
         version = _installed(distribution)
         yield Finding(distribution, "ok" if version else "bad", version or "not installed, and needed")
@@ -99,7 +97,8 @@ def _devices(inventory: Inventory | None, broken: str) -> Iterator[Finding]:
     for each in inventory.slices:
         capability = ".".join(str(part) for part in each.compute_capability)
         profile = f", profile {each.profile}" if each.profile else ""
-        yield Finding(each.name, "ok", f"{each.device_name}, {format_size(each.memory)}, compute capability {capability}{profile}, {each.uuid}")
+        text = f"{each.device_name}, {format_size(each.memory)}, compute capability {capability}{profile}, {each.uuid}"
+        yield Finding(each.name, "ok", text)
     yield Finding("software GPU", "ok", f"{format_size(software_slice().memory)} unless a broker is told otherwise")
 
 
@@ -107,16 +106,19 @@ def _limits() -> Iterator[Finding]:
     try:
         fd = os.memfd_create("migproxy-doctor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.close(fd)
-        yield Finding("shared memory", "ok", f"memfd works; /dev/shm has {format_size(shutil.disk_usage('/dev/shm').free)} free")
+        free = format_size(shutil.disk_usage("/dev/shm").free)
+        yield Finding("shared memory", "ok", f"memfd works; /dev/shm has {free} free")
     except OSError as error:
         yield Finding("shared memory", "bad", f"memfd_create with seals fails: {error.strerror}")
     soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    yield Finding("locked memory", "ok", f"RLIMIT_MEMLOCK {_limit(soft)} (at most {_limit(hard)}); the NVIDIA driver pins arenas itself")
+    text = f"RLIMIT_MEMLOCK {_limit(soft)} (at most {_limit(hard)}); the NVIDIA driver pins arenas itself"
+    yield Finding("locked memory", "ok", text)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield Finding("open files", "ok" if hard >= 1024 else "bad", f"RLIMIT_NOFILE {soft} (at most {hard})")
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
-        yield Finding("address space", "bad", f"RLIMIT_AS is {_limit(soft)}: sessions reserve address windows; set it to unlimited")
+        text = f"RLIMIT_AS is {_limit(soft)}: sessions reserve address windows; set it to unlimited"
+        yield Finding("address space", "bad", text)
     if not hasattr(os, "pidfd_open"):
         yield Finding("pidfd", "bad", "pidfd_open is missing: Linux 5.3 or newer is needed")
 
@@ -141,14 +143,15 @@ def _where(inventory: Inventory | None, broken: str) -> Iterator[Finding]:
         finally:
             client.close()
         served = ", ".join(
-            f"{each.name} ({format_size(each.capacity - each.reserved)} of {format_size(each.capacity)} free)" for each in status.slices
+            f"{each.name} ({format_size(each.capacity - each.reserved)} of {format_size(each.capacity)} free)"
+            for each in status.slices
         )
         yield Finding("broker", "ok", f"{path}, version {status.version}, serves {served}")
         yield Finding("migproxy run", "ok", f"goes to that broker: {served}")
         return
     yield Finding("broker", "note", "none runs; migproxy run starts a private one")
     if broken:
-        yield Finding("migproxy run", "bad", "device auto is refused while the driver is broken; --device software works")
+        yield Finding("migproxy run", "bad", "device auto is refused: the driver is broken; --device software works")
     elif inventory is not None and inventory.slices:
         yield Finding("migproxy run", "ok", "device auto is " + ", ".join(each.name for each in inventory.slices))
     elif inventory is not None and inventory.driver:

@@ -34,7 +34,8 @@ def check_platform() -> None:
         raise UsageError(f"migproxy runs on Linux on x86-64; this is {sys.platform} on {platform.machine()}")
     if not (3, 11) <= sys.version_info[:2] <= (3, 14) or platform.python_implementation() != "CPython":
         raise UsageError(
-            f"migproxy needs CPython 3.11 to 3.14; this is {platform.python_implementation()} {platform.python_version()}"
+            "migproxy needs CPython 3.11 to 3.14; "
+            f"this is {platform.python_implementation()} {platform.python_version()}"
         )
 
 

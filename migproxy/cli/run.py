@@ -1,8 +1,9 @@
 """``migproxy run``: a script as plain Python runs it, its CUDA calls through a broker.
 
 The function is a fresh interpreter that *replaces* this process (`os.execve`), so its process id, arguments, standard
-streams, signals, job control, exit code and tracebacks are Python's own; there is nothing in between that could imitate them
-badly. Only ``--report`` needs somebody who stays: then this process waits, passes signals on and ends as the function ended.
+streams, signals, job control, exit code and tracebacks are Python's own; there is nothing in between that could
+imitate them badly. Only ``--report`` needs somebody who stays: then this process waits, passes signals on and ends as
+the function ended.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from migproxy.errors import UsageError
 from migproxy.session import connect
 from migproxy.sizes import format_size, parse_size
 
-#: Passed on to the function by a ``run`` that waits for it. SIGINT and SIGQUIT of a terminal reach the function by themselves.
+#: Passed on to the function by a ``run`` that waits for it. SIGINT and SIGQUIT of a terminal reach the function by
+#: themselves.
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _REPORT_PATIENCE = 5.0
 
@@ -43,7 +45,9 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="SCRIPT|-m MODULE [ARGS]...", show_default=False)] = None,
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="SCRIPT|-m MODULE [ARGS]...", show_default=False)
+    ] = None,
     module: Annotated[str, typer.Option("-m", metavar="MODULE", help="Run a module as a script, like python -m.")] = "",
     broker: Annotated[str, typer.Option(help="Socket of the broker to use.")] = "",
     private: Annotated[bool, typer.Option("--private", help="Start a broker for this run only.")] = False,
@@ -124,7 +128,8 @@ def function_command(arguments: list[str], module: str) -> list[str]:
 
 
 def _interpreter_options() -> list[str]:
-    """Return options such as ``-W error`` or ``-X dev`` under which this interpreter runs, as `multiprocessing` passes them on."""
+    """Return options such as ``-W error`` or ``-X dev`` under which this interpreter runs, as `multiprocessing`
+    passes them on."""
     return [str(option) for option in subprocess._args_from_interpreter_flags()]  # type: ignore[attr-defined]
 
 
@@ -138,12 +143,16 @@ def check_against(status: Status, device: str, memory: int) -> None:
     """
     known = ", ".join(each.name for each in status.slices) or "none"
     # UUIDs of whole GPUs are the broker's to match; it knows them, its status does not tell them.
-    fitting = [each for each in status.slices if device == "auto" or each.name == device or device.startswith(("GPU-", "MIG-"))]
+    fitting = [
+        each for each in status.slices if device == "auto" or each.name == device or device.startswith(("GPU-", "MIG-"))
+    ]
     if not fitting:
         raise UsageError(f"no device {device!r} at this broker; it serves: {known}")
     largest = max(min(each.capacity, status.max_memory or each.capacity) for each in fitting)
     if memory > largest:
-        raise UsageError(f"--memory {format_size(memory)} is more than a function may have here: {format_size(largest)}")
+        raise UsageError(
+            f"--memory {format_size(memory)} is more than a function may have here: {format_size(largest)}"
+        )
 
 
 def function_environment(path: str, function_id: str, quota: int, device: str) -> dict[str, str]:
@@ -160,7 +169,8 @@ def function_environment(path: str, function_id: str, quota: int, device: str) -
 
 
 def wait_for(command: Sequence[str], env: dict[str, str]) -> int:
-    """Run the function as a child; returns its exit code, negative for a signal. Signals to this process are passed on."""
+    """Run the function as a child; returns its exit code, negative for a signal. Signals to this process are passed
+    on."""
     with subprocess.Popen(command, env=env) as process:
 
         def pass_on(number: int, _frame: FrameType | None) -> None:

@@ -1,7 +1,7 @@
 """How a function's interpreter, and every Python process under it, comes to be interposed.
 
-Installed, migproxy has a ``migproxy.pth`` beside it in site-packages. Run from a source tree there is none; then a directory with
-a ``sitecustomize.py`` goes to the front of PYTHONPATH. See docs/decisions/broker-wake.md.
+Installed, migproxy has a ``migproxy.pth`` beside it in site-packages. Run from a source tree there is none; then a
+directory with a ``sitecustomize.py`` goes to the front of PYTHONPATH. See docs/decisions/broker-wake.md.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def slices_to_serve(
         if name == "auto" and not inventory.driver:
             chosen.append(software_slice(software_memory))
         elif name == "auto" and not inventory.slices:
-            raise UsageError("an NVIDIA driver is installed but there is no GPU or MIG instance to use; choose --device software")
+            raise UsageError("an NVIDIA driver is installed but there is no GPU to use; choose --device software")
         elif name in inventory.mig_parents:
             raise UsageError(f"{name} is in MIG mode: name one of its instances: {_describe(inventory.slices)}")
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -53,7 +54,8 @@ class Slice:
 
 @dataclass(frozen=True)
 class Inventory:
-    """Slices of real GPUs. `driver` is the driver's version, empty where there is none; `mig_parents` cannot compute as a whole."""
+    """Slices of real GPUs. `driver` is the driver's version, empty where there is none; `mig_parents` cannot compute
+    as a whole."""
 
     driver: str = ""
     slices: tuple[Slice, ...] = ()
@@ -71,11 +73,7 @@ def _library_exists(name: str) -> bool:
 
 def driver_present() -> bool:
     """Tell whether an NVIDIA driver is installed, working or not."""
-    return (
-        os.path.exists("/dev/nvidiactl")
-        or _library_exists("libnvidia-ml.so.1")
-        or _library_exists("libcuda.so.1")
-    )
+    return os.path.exists("/dev/nvidiactl") or _library_exists("libnvidia-ml.so.1") or _library_exists("libcuda.so.1")
 
 
 def software_slice(memory: int = 0) -> Slice:
@@ -104,7 +102,7 @@ def read_inventory(nvml: Any = None, *, present: bool | None = None) -> Inventor
     if not (driver_present() if present is None else present):
         return Inventory()
     if nvml is None:
-        import pynvml as nvml
+        nvml = importlib.import_module("pynvml")
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
@@ -124,7 +122,9 @@ def read_inventory(nvml: Any = None, *, present: bool | None = None) -> Inventor
                 slices.append(_whole_gpu(nvml, handle, index))
         return Inventory(_text(nvml.nvmlSystemGetDriverVersion()), tuple(slices), tuple(parents))
     except nvml.NVMLError as error:
-        raise DriverBroken(f"NVML fails while it lists the GPUs ({error}); repair the driver, or choose --device software") from error
+        raise DriverBroken(
+            f"NVML fails while it lists the GPUs ({error}); repair the driver, or choose --device software"
+        ) from error
     finally:
         nvml.nvmlShutdown()
 

@@ -12,12 +12,11 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from migproxy.abi.control import Hello, Message, Refused, Welcome, Windows
-from migproxy.abi.protocol import ARENA_WINDOW, PROTOCOL_VERSION
+from migproxy.abi.protocol import PROTOCOL_VERSION
 from migproxy.arena import packets
 from migproxy.errors import AdmissionError, ProtocolError, SessionLost, UnsupportedVersion, UsageError
 from migproxy.sizes import parse_size
@@ -31,17 +30,6 @@ SYSTEM_SOCKET = "/run/migproxy/broker.sock"
 #: How long a broker may take to listen, and to answer a Hello (it may make the function wait for room).
 START_SECONDS = 60.0
 ANSWER_SECONDS = 300.0
-#: Address space (not memory) reserved for device memory. Half is placed by the function, so it must be twice the largest
-#: quota and leave room for fragmentation.
-DEVICE_WINDOW = 512 << 30
-#: Modules whose versions a Hello tells, by distribution. Only those imported already are looked at: nothing is imported for it.
-_TOLD = {
-    "cupy": "cupy",
-    "cuda-bindings": "cuda.bindings",
-    "cuda-core": "cuda.core",
-    "numba": "numba",
-    "numba-cuda": "numba_cuda",
-}
 
 
 @dataclass
@@ -56,15 +44,11 @@ class Connection:
         The arena's descriptors, the control segment first; the caller owns them.
     socket : socket.socket
         The control socket, blocking.
-    reserved : list
-        Address windows held while the broker answered. `open_connection` holds none: it proposes windows far from where
-        Linux places mappings, so nobody takes them in between.
     """
 
     welcome: Welcome
     segment_fds: list[int]
     socket: socket.socket
-    reserved: list[Any] = field(default_factory=list)
 
 
 send = packets.send
@@ -184,36 +168,16 @@ def start_private_broker(
     return path
 
 
-def open_connection() -> Connection:
-    """Open this process's session: with the broker that the environment names or that is found, else with a private one.
+def broker_for_process() -> str:
+    """Return the socket of the broker for this process: named, found, or a private one started now.
 
-    A private broker is entered in the environment, with the function's id, so that children of this process join it.
-
-    Raises
-    ------
-    UsageError, AdmissionError, UnsupportedVersion
-        See `connect`.
+    A private one is entered in the environment, so that this process's children join it.
     """
-    from migproxy.arena import segment
-
     path = find_broker()
     if not path:
-        path = start_private_broker(device=os.environ.get(DEVICE_VARIABLE, "") or "auto")
+        path = start_private_broker(device=os.environ.get(DEVICE_VARIABLE) or "auto")
         os.environ[BROKER_VARIABLE] = path
-    base = segment.find_window(ARENA_WINDOW + DEVICE_WINDOW)
-    windows = Windows(base, ARENA_WINDOW, base + ARENA_WINDOW, DEVICE_WINDOW)
-    connection = connect(path, make_hello(windows, _library_versions()))
-    os.environ.setdefault(FUNCTION_VARIABLE, connection.welcome.function_id)
-    return connection
-
-
-def _library_versions() -> dict[str, str]:
-    found = {}
-    for distribution, module in _TOLD.items():
-        version = getattr(sys.modules.get(module), "__version__", None)
-        if isinstance(version, str):
-            found[distribution] = version
-    return found
+    return path
 
 
 def make_hello(windows: Windows, libraries: Mapping[str, str], env: Mapping[str, str] | None = None) -> Hello:

@@ -50,15 +50,15 @@ def open_connection() -> connect.Connection:
         The broker refused, or the executor's windows are not free here.
     """
     proposed = reserve_windows()
-    path = connect.find_broker() or connect.start_private_broker(
-        device=os.environ.get(connect.DEVICE_VARIABLE) or "auto"
-    )
+    path = connect.broker_for_process()
     try:
         connection = connect.connect(path, connect.make_hello(proposed, installed_libraries()))
     except BaseException:
         segment.release(proposed.arena_base, proposed.arena_size)
         segment.release(proposed.device_base, proposed.device_size)
         raise
+    # Children of this process belong to the same function.
+    os.environ.setdefault(connect.FUNCTION_VARIABLE, connection.welcome.function_id)
     used = connection.welcome.windows
     for name in ("arena", "device"):
         ours = getattr(proposed, f"{name}_base"), getattr(proposed, f"{name}_size")

@@ -1,4 +1,5 @@
-"""Stands in for migproxy.pth where migproxy runs from a source tree, then runs the sitecustomize that it hides, if there is one."""
+"""Stands in for migproxy.pth where migproxy runs from a source tree, then runs the sitecustomize that it hides, if
+there is one."""
 
 import importlib.util
 import os

@@ -49,6 +49,9 @@ class Peer:
     def send(self, message: control.Message, fds: tuple[int, ...] = ()) -> None:
         packets.send(self.socket, message, fds)
 
+    def send_raw(self, data: bytes) -> None:
+        self.socket.send(data, socket.MSG_NOSIGNAL)
+
     def receive(self, role: str = "function") -> Any:
         message, fds = packets.receive(self.socket, role)
         self.fds += fds
@@ -148,5 +151,3 @@ def alive(pid: int) -> bool:
             return stat.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .broker_tools import ROOT, Running, alive, hello, until
-
 from migproxy.abi import control, layout
 from migproxy.abi.protocol import ARENA_MAGIC, PROTOCOL_VERSION
 from migproxy.broker.config import Limits
+
+from .broker_tools import ROOT, Running, alive, hello, until
 
 Start = Callable[..., Running]
 
@@ -198,7 +198,9 @@ def test_a_function_that_dies_while_its_child_holds_the_socket_is_seen(start: St
     )
     tests = str(Path(__file__).resolve().parents[1])
     env = os.environ | {"PYTHONPATH": os.pathsep.join((ROOT, tests))}
-    with subprocess.Popen([sys.executable, "-c", code, running.path], env=env, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, running.path], env=env, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
         process.wait(20.0)
