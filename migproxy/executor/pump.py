@@ -1,3 +1,4 @@
+# ruff: noqa: SIM109 - the small language has no "in"
 """The executor's hot path: takes commands, checks them, calls the driver. Never blocks, needs no interpreter.
 
 Written in the small language of ``arena/machine_unsafe.py``: ``executor/pump_tables.py`` compiles it; run as Python
@@ -507,7 +508,7 @@ def carry_out(pump: U64) -> U64:
         return do_memset(pump, stream)
     if op == OP_FREE_MARK:
         return do_free_mark(pump)
-    if op == OP_EVENT_RECORD or op == OP_STREAM_WAIT_EVENT:  # noqa: SIM109
+    if op == OP_EVENT_RECORD or op == OP_STREAM_WAIT_EVENT:
         event = table_entry(load64(pump + EVENTS), KIND_EVENT, load64(pump + PAYLOAD))
         if event == 0:
             return REASON_COMMAND
