@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from types import ModuleType
 
-from migproxy.interpose import capsules
 from migproxy_plugins.cuda import registry
 from migproxy_plugins.cuda.driver_entry import ENTRIES
 from migproxy_plugins.cuda.marshal import rule_adapter
@@ -14,11 +12,7 @@ from migproxy_plugins.cuda.rules import RULES
 from migproxy_plugins.cuda.status import NOT_SUPPORTED
 from migproxy_plugins.cuda.treatment import refused_adapter
 
-log = logging.getLogger("migproxy.cuda")
-
-#: ``except ?`` values of the modules' functions.
-CYDRIVER_EXCEPTION = 500
-CYRUNTIME_EXCEPTION = 36
+from migproxy.interpose import capsules
 
 
 def driver_handler(name: str) -> Callable[..., int]:
@@ -34,9 +28,9 @@ def driver_handler(name: str) -> Callable[..., int]:
 def patch_cydriver(module: ModuleType) -> None:
     """Point every capsule of ``cuda.bindings.cydriver`` at us."""
     handlers = {name: driver_handler(name) for name in module.__pyx_capi__}
-    capsules.replace(module, handlers, holds_gil=False, on_error=CYDRIVER_EXCEPTION)
+    capsules.replace(module, handlers)
     for name in handlers:
-        ENTRIES[name] = capsules.address(module, name)
+        ENTRIES[name] = capsules.pointer(module, name)
 
 
 def patch_cyruntime(module: ModuleType) -> None:
@@ -44,4 +38,4 @@ def patch_cyruntime(module: ModuleType) -> None:
     from migproxy_plugins.cuda.runtime_entries import runtime_handler
 
     handlers = {name: runtime_handler(name) for name in module.__pyx_capi__}
-    capsules.replace(module, handlers, holds_gil=False, on_error=CYRUNTIME_EXCEPTION)
+    capsules.replace(module, {name: handler for name, handler in handlers.items() if handler is not None})

@@ -5,8 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from migproxy.errors import CudaError
-from migproxy.session import api
 from migproxy_plugins.cuda import driver_copies, driver_entry, driver_memory, driver_streams, runtime_api
 from migproxy_plugins.cuda import status as st
 from migproxy_plugins.cuda.memory_unsafe import (
@@ -18,6 +16,9 @@ from migproxy_plugins.cuda.memory_unsafe import (
 )
 from migproxy_plugins.cuda.runtime.calls import check_device
 from migproxy_plugins.cuda.treatment import table
+
+from migproxy.errors import CudaError
+from migproxy.session import api
 
 Adapter = Callable[..., None]
 RUNTIME: dict[str, Adapter] = {}
@@ -344,7 +345,6 @@ def cudaGraphNodeGetType(node: int, kind: int) -> None:
     from migproxy_plugins.cuda.marshal import rule_adapter
 
     rule_adapter("cuGraphNodeGetType")(node, kind)
-
 
 
 @serves()

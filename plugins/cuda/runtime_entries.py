@@ -1,6 +1,7 @@
 """The runtime API's C functions (``cyruntime``): names and arguments of C on the semantics of `runtime_api`.
 
-Many runtime functions are a driver function with the same arguments plus the implicit context; `SAME_AS_DRIVER` lists them. The others have
+Many runtime functions are a driver function with the same arguments plus the implicit context; `SAME_AS_DRIVER`
+lists them. The others have
 adapters in `runtime_adapters`. Pure functions of the statically linked runtime stay as they are.
 """
 
@@ -10,14 +11,15 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from migproxy.errors import MigproxyError
-from migproxy.session import api
 from migproxy_plugins.cuda import registry
 from migproxy_plugins.cuda.marshal import rule_adapter
 from migproxy_plugins.cuda.rules import RULES
 from migproxy_plugins.cuda.runtime.calls import failure, get_last_error, peek_at_last_error, thread
 from migproxy_plugins.cuda.status import NOT_SUPPORTED
 from migproxy_plugins.cuda.treatment import Treatment, reason
+
+from migproxy.errors import MigproxyError
+from migproxy.session import api
 
 log = logging.getLogger("migproxy.cuda")
 

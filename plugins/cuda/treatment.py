@@ -1,4 +1,5 @@
-"""How each function of the driver and runtime API is treated: served, marshalled by rule, or refused by name, and why."""
+"""How each function of the driver and runtime API is treated: served, marshalled by rule, or refused by name, and
+why."""
 
 from __future__ import annotations
 
@@ -19,9 +20,15 @@ log = logging.getLogger("migproxy.cuda")
 #: Patterns of names that are refused, and why; the first that matches counts.
 _REASONS: Final[tuple[tuple[str, str], ...]] = (
     (r"EGL|VDPAU|GL|Graphics", "graphics interoperation needs a display driver in the function's process"),
-    (r"External(Memory|Semaphore)|SignalExternal|WaitExternal|NvSci", "external memory and semaphores cannot cross sessions"),
+    (
+        r"External(Memory|Semaphore)|SignalExternal|WaitExternal|NvSci",
+        "external memory and semaphores cannot cross sessions",
+    ),
     (r"Ipc|Shareable|MemExport|MemImport|Fabric|LogicalEndpoint", "memory and events cannot leave their session"),
-    (r"GreenCtx|DevResource|DevSm|SmResource|ExecutionCtx|ExecAffinity", "the broker divides the device, not the function"),
+    (
+        r"GreenCtx|DevResource|DevSm|SmResource|ExecutionCtx|ExecAffinity",
+        "the broker divides the device, not the function",
+    ),
     (r"TexRef|SurfRef", "texture and surface references are removed in CUDA 12; use texture objects"),
     (r"TexObject|SurfObject|Texture|Surface", "textures and surfaces are not supported yet"),
     (r"Array|Mipmapped|AtoH|HtoA|AtoD|DtoA|AtoA", "CUDA arrays are not supported yet"),

@@ -1,0 +1,21 @@
+"""The numba plugin: Numba's CUDA target (the numba-cuda package), which works on cuda-bindings and cuda.core
+underneath."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from migproxy.interpose.plugin import INTERFACE_VERSION, Plugin
+
+
+def _driver(module: ModuleType) -> None:
+    from migproxy_plugins.numba.driver import patch_driver
+
+    patch_driver(module)
+
+
+PLUGIN = Plugin(
+    name="numba",
+    interface=INTERFACE_VERSION,
+    after_import={"numba.cuda.cudadrv.driver": _driver},
+)
