@@ -16,7 +16,9 @@ MAX_ITERATIONS = 100
 def kmeans(xp, points, centres):
     """Return the label of each point, the centres and the iterations it took; `xp` is numpy or cupy."""
     labels = xp.full(len(points), -1)
-    for iteration in range(1, MAX_ITERATIONS + 1):
+    iterations = 0
+    while iterations < MAX_ITERATIONS:
+        iterations += 1
         # |p - c|² without |p|², which is the same for every centre.
         distances = (centres**2).sum(axis=1) - 2 * points @ centres.T
         previous, labels = labels, distances.argmin(axis=1)
@@ -24,7 +26,7 @@ def kmeans(xp, points, centres):
             break
         members = (labels[:, None] == xp.arange(CLUSTERS)).astype(points.dtype)
         centres = (members.T @ points) / members.sum(axis=0)[:, None]
-    return labels, centres, iteration
+    return labels, centres, iterations
 
 
 def main():
