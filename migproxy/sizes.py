@@ -20,7 +20,7 @@ def parse_size(text: str) -> int:
     UsageError
         It means no positive size.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", text.lower())
     if match is None or match[2] not in _UNITS:
         raise UsageError(f"bad size {text!r}: write a number with a unit, for example 2GiB or 512MiB")
     whole, _, fraction = match[1].partition(".")

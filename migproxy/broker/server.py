@@ -124,6 +124,10 @@ class Broker:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.config.socket + ".lock")
         os.close(self._lock_fd)
+        if self.config.private:
+            # Its socket had a directory of its own; anything else in there is not ours to remove.
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.dirname(self.config.socket))
 
     def _watch_parent(self, pid: int) -> None:
         try:

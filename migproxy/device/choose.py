@@ -23,9 +23,9 @@ def check_name(name: str) -> str:
     text = name.strip()
     if text in ("auto", "software"):
         return text
-    if re.fullmatch(r"\d{1,3}", text):
+    if re.fullmatch(r"[0-9]{1,3}", text):
         return f"gpu{int(text)}"
-    if re.fullmatch(r"gpu\d{1,3}", text) or _GPU_UUID.fullmatch(text) or _MIG_UUID.fullmatch(text):
+    if re.fullmatch(r"gpu[0-9]{1,3}", text) or _GPU_UUID.fullmatch(text) or _MIG_UUID.fullmatch(text):
         return text
     raise UsageError(f"unknown device {name!r}: it is auto, software, a GPU's index, a GPU-… UUID or a MIG-… UUID")
 
