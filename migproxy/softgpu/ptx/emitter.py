@@ -65,7 +65,8 @@ class Emitter:
         self.instr: Instr | None = None
         self.carry = False
         self.fields: dict[str, str] = {}
-        self.pure: dict[str, tuple[str, ...]] = {}
+        #: registers that look like addresses; see `pointers`
+        self.addresses: set[str] = set()
 
     # -- text -----------------------------------------------------------------------------------------------------
 

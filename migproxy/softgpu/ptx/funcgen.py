@@ -13,6 +13,7 @@ from migproxy.softgpu.ptx import cfg, types
 from migproxy.softgpu.ptx.ast import Addr, Function, Imm, Instr, Operand, Reg, Sym, Variable
 from migproxy.softgpu.ptx.emitter import HANDLERS, Emitter
 from migproxy.softgpu.ptx.layout import CONTEXT
+from migproxy.softgpu.ptx.pointers import address_registers
 from migproxy.softgpu.ptx.table import TABLE, Status
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class FunctionGen(Emitter):
         self.number = ""
         self.uses_stack = False
         self.local_base = ""
+        self.addresses = address_registers(function)
         for variable in function.variables.values():
             if variable.space == "local" or (variable.space == "param" and self.suspending):
                 self.local_bytes = -(-self.local_bytes // max(variable.align, 1)) * max(variable.align, 1)

@@ -18,7 +18,7 @@ from migproxy.softgpu.ptx import printf, runtime_ir
 from migproxy.softgpu.ptx.cache import ObjectCache
 
 #: bump when generated code changes, so that cached objects are not mistaken for it
-GENERATION = 1
+GENERATION = 2
 
 _lock = threading.RLock()
 _engines: list[object] = []
@@ -57,7 +57,7 @@ def compile_text(text: str, *, level: int = 2) -> bytes:
     module.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=level)
     options.loop_vectorization = level > 1
-    options.slp_vectorization = level > 1
+    options.slp_vectorization = False  # seconds on large kernels, and little to find in the code of one thread
     options.loop_unrolling = level > 1
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)

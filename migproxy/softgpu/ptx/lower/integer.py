@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from migproxy.softgpu.ptx import types
-from migproxy.softgpu.ptx.ast import Imm, Instr
+from migproxy.softgpu.ptx.ast import Imm, Instr, Reg
 from migproxy.softgpu.ptx.emitter import Emitter, lowers
 from migproxy.softgpu.ptx.lower import floating, half
 from migproxy.softgpu.ptx.lower.common import check_mods, intrinsic, kind_of
@@ -33,6 +33,13 @@ def add(e: Emitter, i: Instr) -> None:
     if "sat" in i.mods:
         e.put(i.ops[0], kind, intrinsic(e, f"s{i.name}.sat", ty, a, b))
         return
+    if i.name == "add" and ty == "i64" and "cc" not in i.mods:
+        first, second = (isinstance(operand, Reg) and operand.name in e.addresses for operand in i.ops[1:3])
+        if first != second:  # as pointer arithmetic, see `pointers`
+            base, offset = (a, b) if first else (b, a)
+            pointer = e.op(f"getelementptr i8, ptr {e.op(f'inttoptr i64 {base} to ptr')}, i64 {offset}")
+            e.put(i.ops[0], kind, e.op(f"ptrtoint ptr {pointer} to i64"))
+            return
     result = e.op(f"{i.name} {ty} {a}, {b}")
     if "cc" in i.mods:
         _set_carry(e, e.op(f"icmp ult {ty} {result if i.name == 'add' else a}, {a if i.name == 'add' else b}"))
