@@ -46,6 +46,7 @@ def memmove(destination: int, source: int, size: int) -> None:
     else:
         ctypes.memmove(destination, source, size)
 
+
 _u8 = ctypes.c_uint8.from_address
 _u16 = ctypes.c_uint16.from_address
 _u32 = ctypes.c_uint32.from_address

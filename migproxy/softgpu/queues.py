@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 from typing import NamedTuple, Protocol
 
-from migproxy.errors import CudaError, KernelFault
+from migproxy.errors import CudaError, KernelFault, PtxError
 from migproxy.softgpu import errors_table as status
 
 _FOREVER = 1 << 62
@@ -193,6 +193,9 @@ class OrderedQueue:
             self._owner.set_fault(CudaError(fault.status, fault.message))
         except CudaError as fault:
             self._owner.set_fault(fault)
+        except PtxError as error:
+            # A kernel is compiled at its first launch.
+            self._owner.set_fault(CudaError(status.INVALID_PTX, str(error)))
         except BaseException:
             # Nothing may escape: a dead worker would hang every waiter. The context gets the whole story.
             self._owner.set_fault(CudaError(status.UNKNOWN, traceback.format_exc()))
