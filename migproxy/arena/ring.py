@@ -18,16 +18,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from migproxy.abi import layout
+from migproxy.abi.ops import Op
 from migproxy.abi.protocol import ARENA_MAGIC, PROTOCOL_VERSION
 from migproxy.arena import futex_unsafe
 from migproxy.errors import ProtocolError, SessionLost
 
-#: How long a waiter looks before it sleeps, in seconds; a machine with one core gains nothing by looking.
-SPIN_SECONDS = 50e-6 if (os.cpu_count() or 1) > 1 else 0.0
+#: The longest a waiter looks before it sleeps, in seconds; with one core there is nothing to look for.
+SPIN_SECONDS = 50e-6 if len(os.sched_getaffinity(0)) > 1 else 0.0
+_SHORTEST_SPIN = SPIN_SECONDS / 16
 #: A sleeper looks up this often, so that a lost wake-up or a dead peer costs at most this.
 LOOK_UP = 1.0
 #: The longest payload a spilled command may have.
 MAX_SPILL = 256 << 20
+
+
+_KNOWN_OPERATIONS = frozenset(map(int, Op))
+_KNOWN_FLAGS = layout.FLAG_WAIT | layout.FLAG_SPILLED
+#: In an owner word: nobody waits for the reply any more, but it may still come.
+ABANDONED = 1 << 63
+_fence_lock = threading.Lock()
+
+
+def fence() -> None:
+    """A full memory fence: taking a lock is a locked instruction, and on x86-64 that orders everything.
+
+    Sleeping and waking need it: the sleeper announces itself, fences and looks again; the waker publishes, fences and
+    looks for sleepers. Without it both could look before the other's store is there, and the wake-up would be lost.
+    """
+    with _fence_lock:
+        pass
 
 
 class _Words:
@@ -82,7 +101,9 @@ class Producer:
         self._words = _Words(base)
         self.lock = threading.Lock()
         self._sleep_lock = threading.Lock()
-        self._waited: set[int] = set()
+        #: Per reply line: number + 1 of the command whose reply it is for, until somebody took that; 0 if it is free.
+        self._owners = (ctypes.c_uint64 * layout.SLOT_COUNT)()
+        self._spin = SPIN_SECONDS
         self.waited_ns = 0
 
     # -- words -----------------------------------------------------------------------------------------------------
@@ -145,22 +166,50 @@ class Producer:
         elif length > layout.INLINE_PAYLOAD:
             raise ValueError(f"a payload of {length} bytes does not fit a slot")
         header = layout.SLOT_HEADER.pack(op, flags, length, stream, address, reply_address, reply_capacity, 0)
+        slot = header.ljust(layout.PAYLOAD_OFFSET, b"\0") + payload
+        waits = bool(flags & layout.FLAG_WAIT)
+        while True:
+            number = self._try_submit(slot, waits)
+            if number >= 0:
+                return number
+            self._wait(lambda: self._has_room(waits), None)
+
+    def _try_submit(self, slot: bytes, waits: bool) -> int:
+        """Publish a command if there is room; returns its number, or -1."""
         with self.lock:
+            if not self._has_room(waits):
+                return -1
             number = self._words.head.value
-            if number - self._words.tail.value >= layout.SLOT_COUNT:  # (D)
-                self._wait(lambda: number - self._words.tail.value < layout.SLOT_COUNT, None)
-            slot = self.base + layout.RING_OFFSET + number % layout.SLOT_COUNT * layout.SLOT_SIZE
-            ctypes.memmove(slot, header, len(header))
-            if payload:
-                ctypes.memmove(slot + layout.PAYLOAD_OFFSET, payload, len(payload))
+            line = number % layout.SLOT_COUNT
+            if waits:
+                self._owners[line] = number + 1
+            ctypes.memmove(self.base + layout.RING_OFFSET + line * layout.SLOT_SIZE, slot, len(slot))
             self._words.head.value = number + 1  # (A)
+        fence()
         if self._words.executor_bell.value:  # (C)
             self._words.executor_bell.value = 0
             futex_unsafe.wake(self.base + layout.EXECUTOR_BELL_OFFSET)
         return number
 
+    def _has_room(self, waits: bool) -> bool:
+        """Tell whether the next slot is free and, if its command `waits`, the reply line too."""
+        number = self._words.head.value
+        if number - self._words.tail.value >= layout.SLOT_COUNT:  # (D)
+            return False
+        line = number % layout.SLOT_COUNT
+        owner = self._owners[line]
+        if waits and owner & ABANDONED and self._sequence(number) == owner & ~ABANDONED:
+            owner = self._owners[line] = 0
+        return not (waits and owner)
+
+    def _sequence(self, number: int) -> int:
+        line = self.base + layout.REPLY_OFFSET + number % layout.SLOT_COUNT * layout.REPLY_SIZE
+        return ctypes.c_uint64.from_address(line).value
+
     def wait(self, number: int, timeout: float | None = None) -> tuple[int, bytes]:
-        """Wait for the reply to command `number`; returns its status and data.
+        """Wait for the reply to command `number`, once; returns its status and data.
+
+        A waiter that gives up (time-out, Ctrl-C) leaves its reply line reserved until the reply has come.
 
         Raises
         ------
@@ -171,9 +220,15 @@ class Producer:
         """
         line = self.base + layout.REPLY_OFFSET + number % layout.SLOT_COUNT * layout.REPLY_SIZE
         sequence = ctypes.c_uint64.from_address(line)
-        self._wait(lambda: sequence.value == number + 1, timeout)  # (B)
+        try:
+            self._wait(lambda: sequence.value == number + 1, timeout)  # (B)
+        except BaseException:
+            self._owners[number % layout.SLOT_COUNT] |= ABANDONED
+            raise
         _, status, length = layout.REPLY_HEADER.unpack(ctypes.string_at(line, layout.REPLY_HEADER.size))
-        return status, ctypes.string_at(line + layout.REPLY_INLINE_OFFSET, min(length, layout.REPLY_INLINE))
+        data = ctypes.string_at(line + layout.REPLY_INLINE_OFFSET, min(length, layout.REPLY_INLINE))
+        self._owners[number % layout.SLOT_COUNT] = 0
+        return status, data
 
     def wait_host_retired(self, number: int) -> None:
         """Wait until host memory named by command `number` is free again."""
@@ -189,16 +244,19 @@ class Producer:
         if ready():
             return
         start = time.perf_counter()
-        while time.perf_counter() - start < SPIN_SECONDS:
+        while time.perf_counter() - start < self._spin:
             if ready():
+                self._spin = min(self._spin * 2, SPIN_SECONDS)  # looking paid off
                 self.waited_ns += int((time.perf_counter() - start) * 1e9)
                 return
+        self._spin = max(self._spin / 2, _SHORTEST_SPIN)
         deadline = None if timeout is None else start + timeout
         with self._sleep_lock:
             self._words.sleepers.value += 1
         try:
             while True:
                 bell = self._words.function_bell.value
+                fence()
                 if ready():
                     return
                 if self._words.state.value >= layout.STATE_CLOSED:
@@ -301,16 +359,22 @@ class Consumer:
     def parse(self, raw: bytes, number: int) -> Command:
         """Read command `number` from the private copy of its slot; a spilled payload is copied out of the heap here."""
         op, flags, length, stream, address, reply, capacity, _ = layout.SLOT_HEADER.unpack_from(raw)
-        refusal = ""
-        if flags & layout.FLAG_SPILLED:
+        payload, refusal = b"", ""
+        if flags & ~_KNOWN_FLAGS:
+            refusal = f"unknown flags {flags:#x}"
+        elif op not in _KNOWN_OPERATIONS:
+            refusal = f"unknown operation {op}"
+        elif capacity and not self.in_heap(reply, capacity):
+            refusal = f"a reply buffer of {capacity} bytes at {reply:#x} is not in the arena"
+        elif flags & layout.FLAG_SPILLED:
             if length <= MAX_SPILL and self.in_heap(address, length):
                 payload = ctypes.string_at(address, length)
             else:
-                payload, refusal = b"", f"a spilled payload of {length} bytes at {address:#x} is not in the arena"
+                refusal = f"a spilled payload of {length} bytes at {address:#x} is not in the arena"
         elif length <= layout.INLINE_PAYLOAD:
             payload = raw[layout.PAYLOAD_OFFSET : layout.PAYLOAD_OFFSET + length]
         else:
-            payload, refusal = b"", f"a payload of {length} bytes does not fit a slot"
+            refusal = f"a payload of {length} bytes does not fit a slot"
         return Command(number, op, flags, stream, payload, reply, capacity, refusal)
 
     def reply(self, number: int, status: int, data: bytes) -> None:
@@ -323,6 +387,7 @@ class Consumer:
 
     def _ring(self) -> None:
         self._words.function_bell.value = (self._words.function_bell.value + 1) & 0xFFFFFFFF
+        fence()
         if self._words.sleepers.value:
             futex_unsafe.wake(self.base + layout.FUNCTION_BELL_OFFSET)
 
@@ -359,6 +424,7 @@ class Consumer:
     def sleep(self, timeout: float) -> None:
         """Sleep until a command arrives or somebody calls `wake`, at most `timeout` seconds."""
         self._words.executor_bell.value = 1  # (C)
+        fence()
         if self._words.head.value == self.tail:
             futex_unsafe.wait(self.base + layout.EXECUTOR_BELL_OFFSET, 1, timeout)
         self._words.executor_bell.value = 0
