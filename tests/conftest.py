@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from processes import Finished, marked_processes, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 #: In the environment of every process that the tests start.
@@ -37,24 +37,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(skip)
 
 
-def marked_processes(mark: str) -> dict[int, str]:
-    """Return the living processes other than this one whose environment holds `mark`, with their command lines."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
-            continue
-        try:
-            if mark.encode() not in (entry / "environ").read_bytes().split(b"\0"):
-                continue
-            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        except OSError:
-            continue
-        if state != "Z":
-            found[int(entry.name)] = command
-    return found
-
-
 @pytest.fixture(scope="session", autouse=True)
 def no_process_left() -> Iterator[None]:
     """Fail if a process that the tests started outlives them; end it."""
@@ -67,9 +49,10 @@ def no_process_left() -> Iterator[None]:
         os.environ.pop(name, None)
     os.environ[RUN_VARIABLE] = value
     yield
-    close_own_session()
+    mark = f"{RUN_VARIABLE}={value}"
+    close_own_session(mark)
     deadline = time.monotonic() + END_SECONDS
-    while (left := marked_processes(f"{RUN_VARIABLE}={value}")) and time.monotonic() < deadline:
+    while (left := marked_processes(mark)) and time.monotonic() < deadline:
         time.sleep(0.05)
     for pid in left:
         try:
@@ -79,52 +62,17 @@ def no_process_left() -> Iterator[None]:
     assert not left, f"processes outlived the tests: {left}"
 
 
-def close_own_session() -> None:
-    """Close the session that tests opened in this process, and end its private broker."""
+def close_own_session(mark: str) -> None:
+    """Close the session that tests opened in this process, and end its private broker, which would live as long as we."""
     module = sys.modules.get("migproxy.session.session")
-    session = module.opened() if module else None
-    if session is not None:
-        session.close()
-
-
-class Finished(subprocess.CompletedProcess[str]):
-    """What a script did."""
-
-    @property
-    def said(self) -> str:
-        """Everything about it, for an assertion's message."""
-        return f"exit code {self.returncode}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
+    if module is not None:
+        module.close_current()
+    for pid, command in marked_processes(mark).items():
+        if f"--parent-pid {os.getpid()} " in command:
+            os.kill(pid, signal.SIGTERM)
 
 
 RunScript = Callable[..., Finished]
-
-
-def run_command(
-    command: Sequence[str],
-    *,
-    stdin: str = "",
-    timeout: float = 90.0,
-    cwd: Path | str | None = None,
-    env: dict[str, str] | None = None,
-) -> Finished:
-    """Run a command to its end; its whole process group ends at the deadline."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, **(env or {})},
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(stdin, timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        out, err = process.communicate()
-        raise AssertionError(f"{command} was not done in {timeout:g} s\n{out}\n{err}") from None
-    return Finished(command, process.returncode, out, err)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Move the changelog's fragments into CHANGELOG.md, at a release: ``python tools/changelog.py VERSION``; see changes/README.md."""
+"""Move the changelog's fragments into CHANGELOG.md at a release: ``tools/changelog.py VERSION``; see changes/README.md."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def section(version: str, date: str, found: dict[str, list[Path]]) -> str:
         lines += [f"### {KINDS[kind]}", ""]
         for path in paths:
             text = " ".join(path.read_text().split())
-            lines += textwrap.wrap(text, 120, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+            lines += textwrap.wrap(
+                text, 120, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+            )
         lines.append("")
     return "\n".join(lines) + "\n"
 

@@ -299,6 +299,16 @@ def opened() -> Session | None:
     return _current
 
 
+def close_current() -> None:
+    """End this process's session, if there is one; the next call opens another."""
+    global _current
+    with _session_lock:
+        session, _current = _current, None
+    if session is not None:
+        atexit.unregister(session.close)
+        session.close()
+
+
 def on_new_session(callback: Callable[[Session], None]) -> None:
     """Call `callback` with each session this process opens (again after a fork)."""
     _on_new_session.append(callback)

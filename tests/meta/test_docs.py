@@ -19,7 +19,9 @@ DECISIONS = sorted((ROOT / "docs/decisions").glob("*.md"))
 
 def anchors(page: Path) -> set[str]:
     """Return the anchors of a page's headings, as code hosts make them."""
-    headings = re.findall(r"^#+ +(.*)$", CODE.sub("", page.read_text()) if "```" in page.read_text() else page.read_text(), re.M)
+    headings = re.findall(
+        r"^#+ +(.*)$", CODE.sub("", page.read_text()) if "```" in page.read_text() else page.read_text(), re.M
+    )
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 

@@ -62,7 +62,10 @@ def test_raw_memory_stays_where_it_is_expected(path: Path) -> None:
 
 
 def test_raw_memory_is_found() -> None:
-    assert raw_uses("import ctypes\nctypes.memmove(1, 2, 3)\nx = ctypes.c_int.from_address(4)\nself.memset(1)") == [2, 3]
+    assert raw_uses("import ctypes\nctypes.memmove(1, 2, 3)\nx = ctypes.c_int.from_address(4)\nself.memset(1)") == [
+        2,
+        3,
+    ]
     assert raw_uses("from ctypes import string_at") == [1]
 
 
@@ -104,4 +107,11 @@ def test_nothing_unpickles_across_the_boundary(path: Path) -> None:
         names = [each.name for each in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
         if isinstance(node, ast.ImportFrom):
             names.append(node.module or "")
-        assert not {each.split(".")[0] for each in names} & {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
+        assert not {each.split(".")[0] for each in names} & {
+            "pickle",
+            "cPickle",
+            "dill",
+            "cloudpickle",
+            "marshal",
+            "shelve",
+        }

@@ -1,4 +1,4 @@
-"""Imports go one way: abi ← arena ← jit ← {interpose, session, executor}; the function's side never imports the privileged one."""
+"""Imports go one way: abi ← arena ← jit ← {interpose, session, executor}; functions never import the privileged side."""
 
 from __future__ import annotations
 

@@ -40,9 +40,7 @@ def test_numbers_are_unique() -> None:
     tree = ast.parse((ROOT / "migproxy/abi/ops.py").read_text())
     enum = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Op")
     numbers = [
-        node.value.value
-        for node in enum.body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        node.value.value for node in enum.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
     ]
     assert len(numbers) == len(Op)
     assert len(set(numbers)) == len(numbers)
@@ -66,7 +64,9 @@ def test_handler_modules_are_all_loaded() -> None:
 
 
 def test_every_operation_is_submitted_by_the_functions_side() -> None:
-    assert {op.name for op in set(Op) - INTERNAL} <= named_ops("migproxy/session", "migproxy/jit", "migproxy/arena", "plugins")
+    assert {op.name for op in set(Op) - INTERNAL} <= named_ops(
+        "migproxy/session", "migproxy/jit", "migproxy/arena", "plugins"
+    )
 
 
 def test_a_second_handler_is_refused() -> None:
