@@ -41,6 +41,11 @@ class Array:
         return self.pitch * max(self.height, 1)
 
 
+def channel_bytes(array: Array) -> int:
+    """Bytes of one element, all channels."""
+    return _CHANNEL_BYTES[array.format] * array.channels
+
+
 class ArrayApi(MemoryApi):
     """``cuArray*``."""
 

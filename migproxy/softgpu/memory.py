@@ -230,14 +230,15 @@ class MemoryApi(ContextApi):
         # CUDA 12: (…, device, stream); CUDA 13: (…, location by value in one register, flags, stream).
         need(len(rest) in (2, 3), "cuMemPrefetchAsync takes 4 or 5 arguments")
         self.stream(rest[-1])
-        self._managed(devPtr, count)
+        self.managed(devPtr, count)
 
     @entry
     def cuMemAdvise(self, devPtr: int, count: int, advice: int, device: int) -> None:
         need(1 <= advice <= 6, f"advice {advice}")
-        self._managed(devPtr, count)
+        self.managed(devPtr, count)
 
-    def _managed(self, address: int, count: int) -> Allocation:
+    def managed(self, address: int, count: int) -> Allocation:
+        """The managed allocation that holds a range."""
         self.context()
         with self.space.lock:
             found = self.space.allocations.find(address)

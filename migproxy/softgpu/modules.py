@@ -9,7 +9,7 @@ from migproxy.errors import CudaError, PtxError
 from migproxy.softgpu import card, images
 from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
-from migproxy.softgpu.copies import CopyApi
+from migproxy.softgpu.array_copies import ArrayCopyApi
 from migproxy.softgpu.state import Context, Kernel, LoadedModule, entry, need, signed32
 
 _REGISTERS_PER_THREAD = 32
@@ -67,7 +67,7 @@ def default_dynamic_shared(kernel: Kernel) -> int:
     return max(card.SHARED_PER_BLOCK - kernel.static_shared, 0)
 
 
-class ModuleApi(CopyApi):
+class ModuleApi(ArrayCopyApi):
     """``cuModule*``, ``cuLibrary*``, ``cuKernel*``, ``cuFunc*``."""
 
     # ---- loading ------------------------------------------------------------------------------------------------

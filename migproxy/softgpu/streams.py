@@ -266,21 +266,22 @@ class StreamApi(DriverBase):
 
     @entry
     def cuStreamWaitValue32(self, stream: int, addr: int, value: int, flags: int) -> None:
-        self._wait_value(stream, addr, value, flags, 4)
+        self.wait_value(stream, addr, value, flags, 4)
 
     @entry
     def cuStreamWaitValue64(self, stream: int, addr: int, value: int, flags: int) -> None:
-        self._wait_value(stream, addr, value, flags, 8)
+        self.wait_value(stream, addr, value, flags, 8)
 
     @entry
     def cuStreamWriteValue32(self, stream: int, addr: int, value: int, flags: int) -> None:
-        self._write_value(stream, addr, value, flags, 4)
+        self.write_value(stream, addr, value, flags, 4)
 
     @entry
     def cuStreamWriteValue64(self, stream: int, addr: int, value: int, flags: int) -> None:
-        self._write_value(stream, addr, value, flags, 8)
+        self.write_value(stream, addr, value, flags, 8)
 
-    def _write_value(self, handle: int, address: int, value: int, flags: int, width: int) -> None:
+    def write_value(self, handle: int, address: int, value: int, flags: int, width: int) -> None:
+        """Submit a store of ``width`` bytes."""
         stream = self.stream(handle)
         need(address % width == 0 and flags in (0, 1), "misaligned address or unknown flags")
         self.space.require(address, width)
@@ -294,7 +295,8 @@ class StreamApi(DriverBase):
 
         stream.submit(NodeKind.BATCH_MEM_OP, run)
 
-    def _wait_value(self, handle: int, address: int, value: int, flags: int, width: int) -> None:
+    def wait_value(self, handle: int, address: int, value: int, flags: int, width: int) -> None:
+        """Submit a wait until ``width`` bytes compare with ``value`` as ``flags`` say."""
         stream = self.stream(handle)
         compare = flags & ~_WAIT_FLUSH
         need(address % width == 0 and compare in (0, 1, 2, 3), "misaligned address or unknown flags")

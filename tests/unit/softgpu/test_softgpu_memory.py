@@ -327,3 +327,34 @@ def test_room_is_disjoint_and_all_of_it_comes_back(steps: list[tuple[bool, int, 
     for piece in taken:
         room.give(*piece)
     assert room.take(256, 1) == 1024
+
+
+def test_linear_copies_of_arrays_cross_rows(session: Session) -> None:
+    array = session.u64("cuArrayCreate", session.data(struct.pack("<QQII", 10, 3, 0x01, 1)))
+    data = bytes(range(30))
+    session.ok("cuMemcpyHtoA", array, 0, session.data(data), 30)
+    memory = session.alloc(30)
+    session.ok("cuMemcpyAtoD", memory, array, 7, 20)
+    assert session.read(memory, 20) == data[7:27]
+    session.ok("cuMemcpyDtoA", array, 0, memory, 20)
+    session.ok("cuMemcpyAtoH", session.at, array, 0, 30)
+    assert session.out.raw[:30] == data[7:27] + data[20:]
+    assert session.cuda.cuMemcpyAtoH(session.at, array, 1, 30) == INVALID_VALUE
+
+
+def test_a_batch_of_memory_operations(session: Session) -> None:
+    stream, memory = session.stream(), session.alloc(16)
+    session.write(memory, struct.pack("<QQ", 7, 0))
+    batch = struct.pack("<I4xQQI4xQQ", 4, memory, 7, 1, 0, 0) + struct.pack("<I4xQQI4xQQ", 5, memory + 8, 9, 0, 0, 0)
+    session.ok("cuStreamBatchMemOp", stream, 2, session.data(batch), 0)
+    session.ok("cuStreamSynchronize", stream)
+    assert session.read(memory, 16) == struct.pack("<QQ", 7, 9)
+
+
+def test_managed_ranges_answer_as_without_advice(session: Session) -> None:
+    managed = session.u64("cuMemAllocManaged", 4096, 1)
+    session.ok("cuMemAdvise", managed, 4096, 1, 0)
+    session.ok("cuMemPrefetchAsync", managed, 4096, 0, 0)
+    session.ok("cuMemRangeGetAttribute", session.at, 4, 2, managed, 4096)
+    assert ctypes.c_int32.from_address(session.at).value == -2
+    assert session.cuda.cuMemRangeGetAttribute(session.at, 4, 2, session.alloc(4), 4) == INVALID_VALUE
