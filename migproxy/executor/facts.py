@@ -11,7 +11,7 @@ _LAST_ATTRIBUTE = 160
 _LIMITS = range(7)
 #: CUdevice_attribute → value, where a session differs from the device under it.
 _SESSION_ATTRIBUTES = {
-    83: 0,  # MANAGED_MEMORY: host and device pages are not shared across the two processes
+    83: 1,  # MANAGED_MEMORY: it is arena memory, which host and kernels see at one address
     88: 0,  # PAGEABLE_MEMORY_ACCESS: kernels cannot reach the function's ordinary memory
     89: 0,  # CONCURRENT_MANAGED_ACCESS
     91: 1,  # CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM

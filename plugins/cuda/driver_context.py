@@ -12,6 +12,7 @@ from migproxy.session import api
 
 _MAP_HOST = 0x08
 _flags = {"primary": 0}
+_created: set[int] = set()
 _cache_config = {"context": 0, "shared": 1}
 #: Context flags that are accepted: the scheduling ones and those that change nothing here.
 _KNOWN_FLAGS = 0x1F | 0x20 | 0x80
@@ -32,8 +33,8 @@ def need_context() -> int:
 
 
 def check_context(context: int) -> None:
-    """Raise ``CUDA_ERROR_INVALID_CONTEXT`` unless `context` is the session's context."""
-    if not context or context != api.primary_context_retain(0):
+    """Raise ``CUDA_ERROR_INVALID_CONTEXT`` unless `context` is the session's context, or another name of it."""
+    if not context or (context != api.primary_context_retain(0) and context not in _created):
         raise CudaError(st.INVALID_CONTEXT, f"no context {context:#x}")
 
 
@@ -106,11 +107,12 @@ def cuCtxGetDevice_v2(device: int, context: int) -> None:
 
 
 def _create(context: int, flags: int, device: int) -> None:
-    """A user's own context is the session's one again: it is pushed, as ``cuCtxCreate`` does."""
+    """A user's own context is another name of the session's one; it is pushed, as ``cuCtxCreate`` does."""
     check_device(device)
     if flags & ~_KNOWN_FLAGS:
         raise CudaError(st.INVALID_VALUE, f"context flags {flags:#x}")
-    handle = api.primary_context_retain(device)
+    handle = api.context_create()
+    _created.add(handle)
     api.context_push(handle)
     put_u64(context, handle)
 
@@ -142,9 +144,8 @@ def cuCtxCreate_v4(context: int, parameters: int, flags: int, device: int) -> No
 
 @serves()
 def cuCtxDestroy(context: int) -> None:
-    check_context(context)
-    if api.context_get_current() == context:
-        api.context_pop()
+    api.context_destroy(context)
+    _created.discard(context)
 
 
 @serves()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from migproxy_plugins.cuda import status as st
 from migproxy_plugins.cuda.driver_context import check_context, need_context
+from migproxy_plugins.cuda.mapped import fill, on_device, to_device, to_host
 from migproxy_plugins.cuda.memory_unsafe import get_bytes, get_u64_array
 from migproxy_plugins.cuda.registry import refuse, serves
 
@@ -32,44 +33,44 @@ def cuMemcpyAsync(destination: int, source: int, size: int, stream: int) -> None
 @serves()
 def cuMemcpyHtoD(destination: int, source: int, size: int) -> None:
     need_context()
-    api.memcpy_htod(destination, source, size)
+    to_device(destination, source, size)
 
 
 @serves()
 def cuMemcpyHtoDAsync(destination: int, source: int, size: int, stream: int) -> None:
     need_context()
-    api.memcpy_htod(destination, source, size, stream)
+    to_device(destination, source, size, stream)
 
 
 @serves()
 def cuMemcpyDtoH(destination: int, source: int, size: int) -> None:
     need_context()
-    api.memcpy_dtoh(destination, source, size)
+    to_host(destination, source, size)
 
 
 @serves()
 def cuMemcpyDtoHAsync(destination: int, source: int, size: int, stream: int) -> None:
     need_context()
-    api.memcpy_dtoh(destination, source, size, stream)
+    to_host(destination, source, size, stream)
 
 
 @serves()
 def cuMemcpyDtoD(destination: int, source: int, size: int) -> None:
     need_context()
-    api.memcpy_dtod(destination, source, size)
+    on_device(destination, source, size)
 
 
 @serves()
 def cuMemcpyDtoDAsync(destination: int, source: int, size: int, stream: int) -> None:
     need_context()
-    api.memcpy_dtod(destination, source, size, stream)
+    on_device(destination, source, size, stream)
 
 
 @serves()
 def cuMemcpyPeer(destination: int, to_context: int, source: int, from_context: int, size: int) -> None:
     check_context(to_context)
     check_context(from_context)
-    api.memcpy_dtod(destination, source, size)
+    on_device(destination, source, size)
 
 
 @serves()
@@ -78,7 +79,7 @@ def cuMemcpyPeerAsync(
 ) -> None:
     check_context(to_context)
     check_context(from_context)
-    api.memcpy_dtod(destination, source, size, stream)
+    on_device(destination, source, size, stream)
 
 
 @serves()
@@ -104,7 +105,7 @@ def _set(width: int, pointer: int, value: int, count: int, stream: int | None) -
     if pointer % width:
         raise CudaError(st.INVALID_VALUE, "misaligned memset")
     if count:
-        api.memset(pointer, value & ((1 << 8 * width) - 1), width, count, stream)
+        fill(width, pointer, value & ((1 << 8 * width) - 1), count, stream)
 
 
 def _set_2d(width: int, pointer: int, pitch: int, value: int, columns: int, rows: int, stream: int | None) -> None:

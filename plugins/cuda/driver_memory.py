@@ -94,7 +94,10 @@ def cuMemGetInfo(free: int, total: int) -> None:
 
 @serves()
 def cuMemGetAddressRange(base: int, size: int, pointer: int) -> None:
-    start, length = api.mem_address_range(pointer)
+    facts = api.pointer_facts(pointer)
+    if not facts.device_pointer:
+        raise CudaError(st.NOT_FOUND if pointer else st.INVALID_VALUE, "not device memory")
+    start, length = facts.base, facts.size
     put_u64(base, start)
     put_u64(size, length)
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 from migproxy.session.api.callbacks import stream_add_host_function
 from migproxy.session.api.calls import driver_call, library_call
 from migproxy.session.api.context import (
+    context_create,
+    context_destroy,
     context_device,
     context_get_current,
     context_get_limit,
@@ -105,6 +107,8 @@ from migproxy.session.api.streams import (
 __all__ = [
     "PointerFacts",
     "compute_capability",
+    "context_create",
+    "context_destroy",
     "context_device",
     "context_get_current",
     "context_get_limit",

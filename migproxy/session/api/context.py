@@ -3,6 +3,7 @@ contexts."""
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import msgspec
@@ -25,6 +26,8 @@ class _ThreadState(threading.local):
 
 _thread = _ThreadState()
 _limits: dict[int, int] = {}
+_numbers = itertools.count(2)
+_created: set[int] = set()
 
 
 def init() -> None:
@@ -46,8 +49,25 @@ def primary_context_release(device: int = 0) -> None:
         raise CudaError(CUDA_ERROR_INVALID_DEVICE)
 
 
+def context_create() -> int:
+    """Return the handle of a further context: another name of the session's one, which addresses and objects share."""
+    current()
+    handle = layout.make_handle(layout.KIND_CONTEXT, next(_numbers))
+    _created.add(handle)
+    return handle
+
+
+def context_destroy(context: int) -> None:
+    """Forget a handle of `context_create`."""
+    if context not in _created:
+        raise CudaError(CUDA_ERROR_INVALID_CONTEXT)
+    _created.discard(context)
+    if context_get_current() == context:
+        _thread.stack.pop()
+
+
 def _known(context: int) -> int:
-    if context not in (0, PRIMARY_CONTEXT):
+    if context not in (0, PRIMARY_CONTEXT) and context not in _created:
         raise CudaError(CUDA_ERROR_INVALID_CONTEXT)
     return context
 

@@ -21,6 +21,7 @@ DEVICE = 2
 _host_lock = threading.Lock()
 _host_blocks: dict[int, int] = {}
 _registered: dict[int, int] = {}
+_managed: set[int] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,11 @@ def mem_alloc(size: int) -> int:
 
 
 def mem_free(pointer: int) -> None:
-    """Free device memory."""
+    """Free device or managed memory."""
+    if pointer in _managed:
+        _managed.discard(pointer)
+        host_free(pointer)
+        return
     current().device.free(pointer)
 
 
@@ -89,8 +94,11 @@ def mem_free_async(pointer: int, stream: int) -> None:
 
 
 def mem_alloc_managed(size: int, flags: int) -> int:
-    """Refused: host and device do not share pages across the two processes yet."""
-    raise CudaError(CUDA_ERROR_NOT_SUPPORTED, "managed memory; use device memory, or pinned memory for mapped access")
+    """Allocate managed memory: arena memory, which host and kernels see at one address, so that nothing needs to
+    migrate."""
+    address = host_alloc(size)
+    _managed.add(address)
+    return address
 
 
 def host_alloc(size: int, flags: int = 0) -> int:
@@ -144,6 +152,8 @@ def host_device_pointer(pointer: int) -> int:
     if find_host_block(pointer):
         return pointer
     if _find(_registered, pointer):
+        if current().heap.owns(pointer):
+            return pointer
         raise CudaError(CUDA_ERROR_NOT_SUPPORTED, "mapping registered memory; allocate it with cuMemHostAlloc instead")
     raise CudaError(CUDA_ERROR_INVALID_VALUE)
 
@@ -183,7 +193,8 @@ def pointer_facts(pointer: int) -> PointerFacts:
         return PointerFacts(DEVICE, 0, pointer, 0, *found)
     found = find_host_block(pointer)
     if found is not None:
-        return PointerFacts(HOST, 0, pointer, pointer, *found)
+        managed = found[0] in _managed
+        return PointerFacts(DEVICE if managed else HOST, 0, pointer, pointer, *found, managed)
     found = _find(_registered, pointer)
     if found is not None:
         return PointerFacts(HOST, 0, 0, pointer, *found)

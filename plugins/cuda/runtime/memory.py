@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from migproxy_plugins.cuda import pools
+from migproxy_plugins.cuda import mapped, pools
 from migproxy_plugins.cuda import status as st
 from migproxy_plugins.cuda.runtime.calls import check_device, context_call
 from migproxy_plugins.cuda.status import CudaRuntimeStatus
@@ -146,11 +146,11 @@ def _copy(destination: int, source: int, size: int, kind: int, stream: int | Non
     if size == 0:
         return
     if kind == HOST_TO_DEVICE:
-        api.memcpy_htod(destination, source, size, stream)
+        mapped.to_device(destination, source, size, stream)
     elif kind == DEVICE_TO_HOST:
-        api.memcpy_dtoh(destination, source, size, stream)
+        mapped.to_host(destination, source, size, stream)
     elif kind == DEVICE_TO_DEVICE:
-        api.memcpy_dtod(destination, source, size, stream)
+        mapped.on_device(destination, source, size, stream)
     elif kind in (DEFAULT, HOST_TO_HOST):
         api.memcpy(destination, source, size, stream)
     else:
@@ -203,14 +203,14 @@ def memcpy_2d(
 def memset(pointer: int, value: int, size: int) -> None:
     """``cudaMemset``."""
     if size:
-        api.memset(pointer, value & 0xFF, 1, size, None)
+        mapped.fill(1, pointer, value & 0xFF, size, None)
 
 
 @context_call
 def memset_async(pointer: int, value: int, size: int, stream: int) -> None:
     """``cudaMemsetAsync``."""
     if size:
-        api.memset(pointer, value & 0xFF, 1, size, stream)
+        mapped.fill(1, pointer, value & 0xFF, size, stream)
 
 
 @context_call
