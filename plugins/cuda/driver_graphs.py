@@ -15,7 +15,11 @@ def cuGraphInstantiate(executable: int, graph: int, flags: int) -> None:
         raise refuse(
             "cuGraphInstantiate", f"flags {flags:#x} (device launch, automatic free, upload) are not supported"
         )
-    put_u64(executable, api.graph_instantiate(graph))
+    made = api.graph_instantiate(graph)
+    for handle, count in _held.get(graph, Counter()).items():
+        _object(handle).references += count
+        _held.setdefault(made, Counter())[handle] += count
+    put_u64(executable, made)
 
 
 @serves()
@@ -39,8 +43,87 @@ def cuGraphUpload(executable: int, stream: int) -> None:
 @serves()
 def cuGraphDestroy(graph: int) -> None:
     api.graph_destroy(graph)
+    _drop_all(graph)
 
 
 @serves()
 def cuGraphExecDestroy(executable: int) -> None:
     api.graph_exec_destroy(executable)
+    if executable in _held:
+        # Its last launch may still use what the destructors free.
+        api.context_synchronize()
+        _drop_all(executable)
+
+
+@dataclass
+class _UserObject:
+    """A reference-counted object of the function whose destructor runs when no graph holds it any more."""
+
+    pointer: int
+    destructor: int
+    references: int
+
+
+_objects: dict[int, _UserObject] = {}
+#: graph or executable graph → object handle → references it holds.
+_held: dict[int, Counter[int]] = {}
+_numbers = itertools.count(1)
+
+
+def _object(handle: int) -> _UserObject:
+    try:
+        return _objects[handle]
+    except KeyError:
+        raise CudaError(st.INVALID_VALUE, f"no user object {handle:#x}") from None
+
+
+def _release(handle: int, count: int) -> None:
+    item = _object(handle)
+    if count > item.references:
+        raise CudaError(st.INVALID_VALUE, "more references released than there are")
+    item.references -= count
+    if not item.references:
+        del _objects[handle]
+        call_host_function(item.destructor, item.pointer)
+
+
+def _drop_all(graph: int) -> None:
+    for handle, count in _held.pop(graph, Counter()).items():
+        _release(handle, count)
+
+
+@serves()
+def cuUserObjectCreate(out: int, pointer: int, destructor: int, references: int, flags: int) -> None:
+    # CU_USER_OBJECT_NO_DESTRUCTOR_SYNC is 1 and required.
+    if not destructor or not references or flags != 1:
+        raise CudaError(st.INVALID_VALUE)
+    handle = layout.make_handle(layout.KIND_OBJECT, next(_numbers))
+    _objects[handle] = _UserObject(pointer, destructor, references)
+    put_u64(out, handle)
+
+
+@serves()
+def cuUserObjectRetain(handle: int, count: int) -> None:
+    _object(handle).references += count
+
+
+@serves()
+def cuUserObjectRelease(handle: int, count: int) -> None:
+    _release(handle, count)
+
+
+@serves()
+def cuGraphRetainUserObject(graph: int, handle: int, count: int, flags: int) -> None:
+    # CU_GRAPH_USER_OBJECT_MOVE (1) hands the caller's own references over.
+    if not flags & 1:
+        _object(handle).references += count
+    _held.setdefault(graph, Counter())[handle] += count
+
+
+@serves()
+def cuGraphReleaseUserObject(graph: int, handle: int, count: int) -> None:
+    held = _held.get(graph, Counter())
+    if held[handle] < count:
+        raise CudaError(st.INVALID_VALUE, "the graph does not hold so many references")
+    held[handle] -= count
+    _release(handle, count)

@@ -6,6 +6,7 @@ import threading
 
 from migproxy_plugins.cuda import status as st
 from migproxy_plugins.cuda.driver_context import check_context, need_context
+from migproxy_plugins.cuda.marshal import rule_adapter
 from migproxy_plugins.cuda.memory_unsafe import (
     call_host_function,
     call_stream_callback,
@@ -185,14 +186,19 @@ def cuStreamEndCapture(stream: int, graph: int) -> None:
 
 @serves("cuStreamGetCaptureInfo_v2", "cuStreamGetCaptureInfo_v3")
 def cuStreamGetCaptureInfo(stream: int, status: int, number: int = 0, graph: int = 0, *rest: int) -> None:
-    state = api.stream_capture_status(stream)
-    if state and (graph or any(rest)):
-        raise refuse("cuStreamGetCaptureInfo", "the graph of a running capture is the executor's")
-    put_i32(status, state)
-    put_u64(number, stream if state else 0)
-    put_u64(graph, 0)
-    for address in rest:
-        put_u64(address, 0)
+    # 12.x: (…, dependencies, count); 13.x and _v3: (…, dependencies, edge data, count)
+    if len(rest) == 3:
+        put_u64(rest[1], 0)
+        rest = (rest[0], rest[2])
+    if not api.stream_capture_status(stream):
+        put_i32(status, 0)
+        return
+    rule_adapter("cuStreamGetCaptureInfo")(stream, status, number, graph, *(rest or (0, 0)))
+
+
+@serves("cuStreamUpdateCaptureDependencies_v2")
+def cuStreamUpdateCaptureDependencies(stream: int, dependencies: int, *rest: int) -> None:
+    rule_adapter("cuStreamUpdateCaptureDependencies")(stream, dependencies, *rest)
 
 
 @serves()

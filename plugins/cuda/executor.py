@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from migproxy_plugins.cuda.rules import KINDS, RULES
+from migproxy_plugins.cuda.rules import KINDS, RULES, VERSION_WITHOUT_EDGE_DATA, WITHOUT_EDGE_DATA
 
 from migproxy.errors import CudaError, ProtocolError
 from migproxy.executor.dispatch import Refused
@@ -53,7 +53,11 @@ def serve(driver: AnyDriver, session: SessionState, name: str, packed: Sequence[
         raise Refused(f"{name} is not in the cuda plugin's table")
     call = _Call(session, rule, list(packed))
     with session.charged():
-        status = driver.status(name, *call.arguments)
+        if name in WITHOUT_EDGE_DATA and driver.kind != "software":
+            function = driver.function(name, len(call.arguments), VERSION_WITHOUT_EDGE_DATA)
+            status = function(*call.arguments)
+        else:
+            status = driver.status(name, *call.arguments)
     return (status, ()) if status else (0, call.outputs())
 
 
@@ -87,7 +91,7 @@ class _Call:
 
     def _argument(self, kind: str, rest: Any, following: tuple[str, ...]) -> int:
         name, _, detail = kind.partition(":")
-        if name in ("oh", "oh?", "oi"):
+        if name in ("oh", "oh?", "oi", "oa"):
             return self._keep(ctypes.c_uint64())
         if name == "ohs":
             capacity = self._capacity(next(rest))
@@ -141,12 +145,20 @@ class _Call:
                 raw = next(buffers).value & ((1 << _BITS[detail]) - 1)
                 signed = detail[0] == "i" and raw >> (_BITS[detail] - 1)
                 outs.append(raw - (1 << _BITS[detail]) if signed else raw)
+            elif name == "oa":
+                outs.append(self._given_array(KINDS[detail], next(buffers).value))
             elif name == "ohs":
                 count, array = next(buffers).value, next(buffers)
                 found = array[: min(count, len(array))] if array is not None else []
                 outs.append([self._handle(KINDS[detail], real, known=True) for real in found])
                 outs.append(count)
         return tuple(outs)
+
+    def _given_array(self, kind: int, address: int) -> list[int]:
+        """Return the objects of an array that the driver lent; the count is the output after it."""
+        count = self._buffers[-1].value if address else 0
+        reals = (ctypes.c_uint64 * count).from_address(address) if count else ()
+        return [self._handle(kind, real, known=True) for real in reals]
 
     def _handle(self, kind: int, real: int, *, known: bool) -> int:
         if not real:

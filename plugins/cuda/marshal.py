@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from migproxy_plugins.cuda import status as st
-from migproxy_plugins.cuda.memory_unsafe import get_u64, get_u64_array, put_u32, put_u64, put_u64_array
+from migproxy_plugins.cuda.memory_unsafe import LentArrays, get_u64, get_u64_array, put_u32, put_u64, put_u64_array
 from migproxy_plugins.cuda.rules import RULES
 
 from migproxy.errors import CudaError
 from migproxy.session import api
 from migproxy.session.api.streams import resolve
 
+#: Arrays whose address a function returned; callers read them at once, and the driver too reuses its own.
+_lent = LentArrays()
 _WIDE = frozenset({"oi:u64", "oi:i64"})
 
 
@@ -67,6 +69,8 @@ def unpack(rule: tuple[str, ...], arguments: tuple[int, ...], outs: tuple[Any, .
     for kind, address in zip(rule, arguments, strict=False):
         if kind.startswith("ohs:"):
             put_u64_array(address, next(values))
+        elif kind.startswith("oa:"):
+            put_u64(address, _lent.address(next(values)))
         elif kind.startswith("oh") or kind in _WIDE or kind == "capacity":
             put_u64(address, next(values))
         elif kind[0] == "o":

@@ -8,6 +8,7 @@ Writes to address 0 do nothing, because CUDA's optional outputs may be NULL.
 from __future__ import annotations
 
 import ctypes
+from collections import deque
 from collections.abc import Sequence
 
 _I32, _U32, _U64, _F32, _U8 = ctypes.c_int32, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_float, ctypes.c_uint8
@@ -104,6 +105,21 @@ class Strings:
         if buffer is None:
             buffer = self._buffers.setdefault(text, ctypes.create_string_buffer(text))
         return ctypes.addressof(buffer)
+
+
+class LentArrays:
+    """Arrays of handles that callers read through an address; the last ones stay valid."""
+
+    def __init__(self, kept: int = 64) -> None:
+        self._arrays: deque[ctypes.Array[ctypes.c_uint64]] = deque(maxlen=kept)
+
+    def address(self, values: Sequence[int]) -> int:
+        """Return the address of an array of `values`, 0 for an empty one."""
+        if not values:
+            return 0
+        array = (_U64 * len(values))(*values)
+        self._arrays.append(array)
+        return ctypes.addressof(array)
 
 
 def call_stream_callback(function: int, stream: int, status: int, user_data: int) -> None:

@@ -15,6 +15,7 @@ A rule lists the C function's arguments in order:
 ``ohs:KIND``     output: an array of known or new objects; its length is the ``capacity`` argument that follows
 ``capacity``     in and out: the capacity of the array before it, and how many there are; an array of NULL asks for
 the number only
+``oa:KIND``      output: the address of an array of objects of `KIND`; its length is the ``oi:u64`` that follows
 ``p:BYTES``      a device address, of which BYTES bytes are touched; checked against the session's memory
 ===============  =====================================================================================================
 
@@ -42,6 +43,8 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     "cuStreamWriteValue64": ("h:STREAM", "p:8", "u64", "u32"),
     "cuStreamWaitValue32": ("h:STREAM", "p:4", "u32", "u32"),
     "cuStreamWaitValue64": ("h:STREAM", "p:8", "u64", "u32"),
+    "cuStreamGetCaptureInfo": ("h:STREAM", "oi:i32", "oi:u64", "oh?:GRAPH", "oa:GRAPH_NODE", "oi:u64"),
+    "cuStreamUpdateCaptureDependencies": ("h:STREAM", "hs:GRAPH_NODE", "count", "u32"),
     "cuGraphCreate": ("oh:GRAPH", "u32"),
     "cuGraphClone": ("oh:GRAPH", "h:GRAPH"),
     "cuGraphAddEmptyNode": _NODE,
@@ -68,6 +71,17 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     "cuGraphKernelNodeCopyAttributes": ("h:GRAPH_NODE", "h:GRAPH_NODE"),
     "cuGraphExecGetFlags": ("h:GRAPH_EXEC", "oi:u64"),
 }
+
+#: Functions whose newest version takes edge data as well; the rules are for the versions before CUDA 12.3.
+WITHOUT_EDGE_DATA: Final = frozenset(
+    {
+        "cuGraphAddDependencies",
+        "cuGraphRemoveDependencies",
+        "cuStreamGetCaptureInfo",
+        "cuStreamUpdateCaptureDependencies",
+    }
+)
+VERSION_WITHOUT_EDGE_DATA: Final = 12000
 
 
 def arity(name: str) -> int:

@@ -37,7 +37,6 @@ _REASONS: Final[tuple[tuple[str, str], ...]] = (
     (r"AsyncNotification", "the quota is fixed; there is no memory budget to be notified of"),
     (r"P2P|Peer", "a session has one device"),
     (r"TensorMap", "tensor maps are not supported yet"),
-    (r"UserObject", "destructors of graph objects would have to run in the function"),
     (r"Graph", "this way of building graphs is not supported yet; capture a stream"),
     (r"MemMap|MemCreate|MemAddress|MemRelease|MemUnmap", "mapping physical memory by hand is the executor's job"),
     (r"Profiler", "profiling is done at the executor"),
