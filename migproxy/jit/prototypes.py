@@ -203,6 +203,10 @@ def _split(text: str) -> list[str]:
     return parts
 
 
+#: CUDA names every callback type so, and each is a typedef of a function pointer; new releases add some.
+_CALLBACK = re.compile(r"(?:CU|cuda)\w*Callback(?:_t)?")
+
+
 def _parameter(text: str, whole: str) -> Parameter:
     """Return the parameter that `text` declares (its type, perhaps with a name)."""
     if _OPTIONAL.match(text):
@@ -218,6 +222,8 @@ def _parameter(text: str, whole: str) -> Parameter:
             return Parameter(_TYPES[candidate], text)
         if candidate in _STRUCTS:
             return Parameter(Kind.BYTES, text, _STRUCTS[candidate])
+        if _CALLBACK.fullmatch(candidate):
+            return Parameter(Kind.U64, text)
     raise UnsupportedPrototype(f"type {text!r} in {whole!r} is not known")
 
 
