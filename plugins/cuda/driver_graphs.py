@@ -3,9 +3,16 @@ the rules."""
 
 from __future__ import annotations
 
-from migproxy_plugins.cuda.memory_unsafe import get_u64, put_u32, put_u64
+import itertools
+from collections import Counter
+from dataclasses import dataclass
+
+from migproxy_plugins.cuda import status as st
+from migproxy_plugins.cuda.memory_unsafe import call_host_function, get_u64, put_u32, put_u64
 from migproxy_plugins.cuda.registry import refuse, serves
 
+from migproxy.abi import layout
+from migproxy.errors import CudaError
 from migproxy.session import api
 
 
