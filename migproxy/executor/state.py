@@ -11,7 +11,7 @@ import msgspec
 from migproxy.abi import control, layout
 from migproxy.errors import CudaError
 from migproxy.executor import pump
-from migproxy.executor.completions import Completions
+from migproxy.executor.completions import Action, Completions
 from migproxy.executor.device_memory import DeviceMemory
 from migproxy.executor.handles import Handles
 
@@ -64,6 +64,7 @@ class SessionState:
         self.closing = False
         self.sticky = 0
         self.capturing: dict[int, int] = {}
+        self._ending: dict[int, list[Action]] = {}
         self.functions: dict[int, LaunchTarget] = {}
         self.globals_of: dict[int, list[int]] = {}
         self._frees_done = 0
@@ -76,6 +77,45 @@ class SessionState:
     def stream(self, handle: int) -> int:
         """Return the real stream of a wire handle; 0 is the legacy default stream."""
         return self.handles.real(layout.KIND_STREAM, handle) if handle else 0
+
+    def end_stream(self, stream: int) -> None:
+        """Destroy a real stream; its work goes on, and `after_everything` still waits for it."""
+        waiting: list[Action] = []
+        key = id(waiting)
+        self._ending[key] = waiting
+
+        def ended(status: int) -> None:
+            del self._ending[key]
+            for action in waiting:
+                action(status)
+
+        self.completions.after_stream(stream, ended)
+        self.driver.call("cuStreamDestroy", stream)
+
+    def after_everything(self, action: Action) -> None:
+        """Run ``action(status)`` once everything submitted so far is done, on destroyed streams too.
+
+        Streams that are being captured are left out: nothing runs there, and asking would break the capture.
+        """
+        streams = [0, *self.handles.all(layout.KIND_STREAM).values()]
+        if self.capturing:
+            streams = [stream for stream in streams if stream and stream not in self.capturing.values()]
+        left = len(streams) + len(self._ending)
+        failed = 0
+
+        def done(status: int) -> None:
+            nonlocal left, failed
+            left -= 1
+            failed = failed or status
+            if left <= 0:
+                action(failed)
+
+        if not left:
+            action(0)
+        for waiting in self._ending.values():
+            waiting.append(done)
+        for stream in streams:
+            self.completions.after_stream(stream, done)
 
     # -- replies and errors ----------------------------------------------------------------------------------------
     def reply(self, number: int, status: int = 0, data: bytes = b"") -> None:
@@ -130,22 +170,12 @@ class SessionState:
 
     def mark_free(self) -> None:
         """A free was submitted: its addresses may be used again once all work submitted so far has retired."""
-        streams = [0, *self.handles.all(layout.KIND_STREAM).values()]
-        if self.capturing:
-            streams = [stream for stream in streams if stream and stream not in self.capturing.values()]
         self.pump.add(pump.PYTHON_FREES, 1)
-        left = len(streams)
 
         def done(_: int) -> None:
-            nonlocal left
-            left -= 1
-            if left <= 0:
-                self._frees_done += 1
-
-        if not streams:
             self._frees_done += 1
-        for stream in streams:
-            self.completions.after_stream(stream, done)
+
+        self.after_everything(done)
 
     def publish_frees(self) -> None:
         """Publish frees that Python tracked, once every free before them that the pump tracked has retired."""

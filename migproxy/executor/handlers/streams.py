@@ -26,7 +26,7 @@ def stream_destroy(state: SessionState, command: Command) -> Result:
     (handle,) = layout.HANDLE.unpack_from(command.payload)
     stream = state.handles.remove(layout.KIND_STREAM, handle)
     state.capturing.pop(handle, None)
-    state.driver.call("cuStreamDestroy", stream)
+    state.end_stream(stream)
     return None
 
 
@@ -55,21 +55,5 @@ def stream_query(state: SessionState, command: Command) -> Result:
 def context_sync(state: SessionState, command: Command) -> Result:
     """Reply once every stream of the session has done what was submitted so far."""
     number = command.number
-    streams = [0, *state.handles.all(layout.KIND_STREAM).values()]
-    if state.capturing:
-        streams = [stream for stream in streams if stream and stream not in state.capturing.values()]
-    left = len(streams)
-    failed = 0
-
-    def done(status: int) -> None:
-        nonlocal left, failed
-        left -= 1
-        failed = failed or status
-        if left == 0:
-            state.reply(number, failed)
-
-    if not streams:
-        return None
-    for stream in streams:
-        state.completions.after_stream(stream, done)
+    state.after_everything(lambda status: state.reply(number, status))
     return PENDING
