@@ -63,7 +63,7 @@ def no_process_left() -> Iterator[None]:
 
 
 def close_own_session(mark: str) -> None:
-    """Close the session that tests opened in this process, and end its private broker, which would live as long as we."""
+    """Close the session that tests opened in this process, and end its private broker, which would outlast us."""
     module = sys.modules.get("migproxy.session.session")
     if module is not None:
         module.close_current()

@@ -1,4 +1,4 @@
-"""Move the changelog's fragments into CHANGELOG.md at a release: ``tools/changelog.py VERSION``; see changes/README.md."""
+"""Move the changelog's fragments into CHANGELOG.md at a release: ``tools/changelog.py VERSION``, see changes/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports go one way: abi ← arena ← jit ← {interpose, session, executor}; functions never import the privileged side."""
+"""Imports go one way: abi ← arena ← jit ← {interpose, session, executor}; functions never import what is privileged."""
 
 from __future__ import annotations
 
