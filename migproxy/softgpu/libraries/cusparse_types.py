@@ -159,10 +159,15 @@ def csr(
     descr: int, m: int, n: int, nnz: int, values: int, row_offsets: int, columns: int, dtype: npt.DTypeLike
 ) -> Any:
     """Return a legacy CSR matrix with 32-bit indices as a SciPy sparse array; its values are a view."""
+    return csr_of(raw.array(values, nnz, dtype), descr, m, n, row_offsets, columns)
+
+
+def csr_of(values: Array, descr: int, m: int, n: int, row_offsets: int, columns: int) -> Any:
+    """Return values with the pattern of a legacy CSR matrix."""
     base = mat_descrs[descr].base
     offsets = raw.array(row_offsets, m + 1, np.int32) - base
-    indices = raw.array(columns, nnz, np.int32) - base
-    return sparse.csr_array((raw.array(values, nnz, dtype), indices, offsets), (m, n))
+    indices = raw.array(columns, len(values), np.int32) - base
+    return sparse.csr_array((values, indices, offsets), (m, n))
 
 
 def operate(matrix: Any, operation: int) -> Any:

@@ -7,12 +7,15 @@ its end, so that each real name that it does not implement exists and is refused
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from typing import Any, NoReturn, TypedDict
+
+import numpy as np
 
 from .status import TableError, UnsupportedCall
 
@@ -68,8 +71,19 @@ def refusal(library: str, function: str, error: type[TableError] | None) -> Call
     return refused
 
 
+def _quiet(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that computes as a GPU does: divisions by zero and overflows give their values, no warnings."""
+
+    @functools.wraps(function)
+    def quiet(*args: Any, **kwargs: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return function(*args, **kwargs)
+
+    return quiet
+
+
 def complete(namespace: dict[str, Any], library: str, error: type[TableError] | None) -> frozenset[str]:
-    """Give a module its constants and, for each real function that it lacks, a refusal.
+    """Give a module its constants and, for each real function that it lacks, a refusal; silence the others' arithmetic.
 
     Parameters
     ----------
@@ -89,6 +103,9 @@ def complete(namespace: dict[str, Any], library: str, error: type[TableError] | 
     for name, value in known["constants"].items():
         namespace.setdefault(name, value)
     missing = frozenset(name for name in known["functions"] if name not in namespace)
+    for name in known["functions"]:
+        if name in namespace:
+            namespace[name] = _quiet(namespace[name])
     for name in missing:
         namespace[name] = refusal(library, name, error)
     return missing

@@ -114,6 +114,25 @@ class CuSparseError(TableError):
         11: "CUSPARSE_STATUS_INSUFFICIENT_RESOURCES",
     }
     NOT_SUPPORTED = 10
+    # cuSPARSE's own words, which CuPy appends to the name.
+    WORDS: ClassVar[dict[int, str]] = {
+        1: "initialization error",
+        2: "out of memory",
+        3: "invalid value",
+        4: "architecture mismatch",
+        5: "texture memory mapping error",
+        6: "kernel launch failure",
+        7: "internal error",
+        8: "matrix type not supported",
+        9: "zero pivot",
+        10: "operation not supported",
+        11: "insufficient resources",
+    }
+
+    @property
+    def words(self) -> str:
+        """cuSPARSE's own words for the status."""
+        return self.WORDS.get(self.status, "unrecognized error code")
 
 
 class CURANDError(TableError):

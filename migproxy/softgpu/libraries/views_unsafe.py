@@ -2,7 +2,8 @@
 
 Software-GPU memory is ordinary memory of the executor, so a view costs nothing and a result lands where the caller's
 pointer says. A wrong address would end the process; therefore every view is announced to a *guard* first, which the
-device's memory manager installs and which raises the illegal-address error for a range outside the session's memory.
+device's memory manager can install and which raises the illegal-address error for a range that lies in the device's
+address space but outside of the session's memory. It sees host memory too (alpha, beta, results) and lets it pass.
 
 Preconditions of every function here: the address range is mapped and stays so while the view lives; views must not
 outlive the library call that made them.
