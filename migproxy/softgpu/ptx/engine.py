@@ -13,7 +13,7 @@ from migproxy.errors import KernelFault, PtxError
 from migproxy.softgpu.ptx import native, workers
 from migproxy.softgpu.ptx.ast import Function, Module, Variable
 from migproxy.softgpu.ptx.cache import default_cache
-from migproxy.softgpu.ptx.layout import LAUNCH
+from migproxy.softgpu.ptx.layout import LAUNCH, MAX_THREADS
 from migproxy.softgpu.ptx.linker import link_modules
 from migproxy.softgpu.ptx.lower import load_all
 from migproxy.softgpu.ptx.modulegen import ModuleGen, function_table, pointed_functions
@@ -61,7 +61,7 @@ class Kernel:
         self.const_bytes = sum(v.size for v in module.ast.variables.values() if v.space == "const")
         self.reqntid: Dim | None = function.reqntid
         limit = function.reqntid or function.maxntid
-        self.max_threads = min(workers.MAX_THREADS, limit[0] * limit[1] * limit[2]) if limit else workers.MAX_THREADS
+        self.max_threads = min(MAX_THREADS, limit[0] * limit[1] * limit[2]) if limit else MAX_THREADS
         self._code: _Code | None = None
         self._lock = threading.Lock()
 
@@ -99,8 +99,8 @@ class Kernel:
         code = self._compiled()
         threads = block[0] * block[1] * block[2]
         blocks = grid[0] * grid[1] * grid[2]
-        if not 0 < threads <= workers.MAX_THREADS:
-            raise KernelFault(1, f"{self.name}: a block has 1 to {workers.MAX_THREADS} threads, not {threads}")
+        if not 0 < threads <= MAX_THREADS:
+            raise KernelFault(1, f"{self.name}: a block has 1 to {MAX_THREADS} threads, not {threads}")
         if blocks <= 0 or min(grid) <= 0:
             raise KernelFault(1, f"{self.name}: empty grid {grid}")
         record = (ctypes.c_char * (LAUNCH.size + 64))()

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from migproxy.softgpu.ptx import cfg, types
+from migproxy.softgpu.ptx import cfg, remat, types
 from migproxy.softgpu.ptx.ast import Addr, Function, Imm, Instr, Operand, Reg, Sym, Variable
 from migproxy.softgpu.ptx.emitter import HANDLERS, Emitter
-from migproxy.softgpu.ptx.layout import CONTEXT
+from migproxy.softgpu.ptx.layout import CONTEXT, PADDED
 from migproxy.softgpu.ptx.pointers import address_registers
 from migproxy.softgpu.ptx.table import TABLE, Status
 
@@ -41,6 +41,9 @@ class FunctionGen(Emitter):
         self.uses_stack = False
         self.local_base = ""
         self.addresses = address_registers(function)
+        self.regions: list[str] = []
+        self.computable = 0
+        self.recipes: dict[str, Instr] = {}
         for variable in function.variables.values():
             if variable.space == "local" or (variable.space == "param" and self.suspending):
                 self.local_bytes = -(-self.local_bytes // max(variable.align, 1)) * max(variable.align, 1)
@@ -50,9 +53,11 @@ class FunctionGen(Emitter):
     # -- the whole function ---------------------------------------------------------------------------------------
 
     def generate(self) -> str:
-        """The function's text."""
+        """The function's text; for a step, also one function for each suspend point to resume from."""
         self._assign_slots()
+        starts = []
         for block in self.graph.blocks:
+            starts.append(len(self.lines))
             self._block(block)
         head = self._signature()
         allocas = [f"  {self.slot(reg)} = alloca {types.storage(kind)}" for reg, kind in self.function.regs.items()
@@ -60,7 +65,39 @@ class FunctionGen(Emitter):
         if self.carry:
             allocas.append("  %carry = alloca i1")
         dispatch = self._dispatch()
-        return "\n".join([head, "entry:", *allocas, *self.entry, *dispatch, *self.lines, "}", ""])
+        whole = "\n".join([head, "entry:", *allocas, *self.entry, *dispatch, *self.lines, "}", ""])
+        if self.suspending:
+            starts.append(len(self.lines))
+            self.regions = self._regions([*allocas, *self.entry], starts)
+        return whole
+
+    def _regions(self, entry: list[str], starts: list[int]) -> list[str]:
+        """For each resume point, the code that can run until the next suspend point, as a function of its own."""
+        firsts = {block.suspend: block.number for block in self.graph.blocks if block.suspend > 0} | {0: 0}
+        out = []
+        total = 0
+        for point in range(self.graph.suspends + 1):
+            seen: set[int] = set()
+            work = [firsts[point]]
+            while work:
+                number = work.pop()
+                if number in seen:
+                    continue
+                seen.add(number)
+                block = self.graph.blocks[number]
+                if not (block.instrs and block.instrs[-1].suspend > 0):
+                    work.extend(block.succs)
+            lines = [line for number in sorted(seen) for line in self.lines[starts[number] : starts[number + 1]]]
+            total += len(lines) + len(entry)
+            if total > 3 * len(self.lines) + 20000:
+                return []  # too much code to compile: such kernels use the step that can resume anywhere
+            name = f"define internal i32 @step.{point}({self._step_arguments()}) alwaysinline #0 {{"
+            out.append("\n".join([name, "entry:", *entry, f"  br label %b{firsts[point]}", *lines, "}", ""]))
+        return out
+
+    def _step_arguments(self) -> str:
+        context = f"ptr noalias nonnull align 64 dereferenceable({CONTEXT.size}) %tc"
+        return f"{context}, i32 %thread, i32 %resume.at, i32 %tx, i32 %ty, i32 %tz"
 
     def _signature(self) -> str:
         noalias = f"ptr noalias nonnull align 64 dereferenceable({CONTEXT.size}) %tc"
@@ -69,7 +106,7 @@ class FunctionGen(Emitter):
             return (f"define internal void @body({noalias}, ptr noalias readonly align 16 dereferenceable({size}) "
                     f"%params, ptr %shared, i32 %tx, i32 %ty, i32 %tz) alwaysinline #0 {{")  # fmt: skip
         if self.shape == "step":
-            return f"define internal i32 @step({noalias}, i32 %thread) #0 {{"
+            return f"define internal i32 @step({self._step_arguments()}) noinline #0 {{"
         args = [f"ptr %tc, {', '.join(names)}" if (names := self._function_args()) else "ptr %tc"]
         return f'define internal void @"f.{self.function.name}"({args[0]}) #0 {{'
 
@@ -84,10 +121,7 @@ class FunctionGen(Emitter):
             return [first]
         cases = [f"i32 {block.suspend}, label %b{block.number}" for block in self.graph.blocks if block.suspend > 0]
         self.gen.frame_bytes = self.frame_bytes
-        return [f"  switch i32 {self._resume_point()}, label %b0 [{' '.join(cases)}]"]
-
-    def _resume_point(self) -> str:
-        return "%resume.at"
+        return [f"  switch i32 %resume.at, label %b0 [{' '.join(cases)}]"]
 
     def _register_parameters(self) -> list[str]:
         lines = []
@@ -213,59 +247,64 @@ class FunctionGen(Emitter):
         if not self.suspending:
             return
         kept = 0
+        self.recipes = remat.recipes(self.function, self.graph)
+        for reg in self.recipes:
+            self.computable |= 1 << self.graph.index[reg]
         for block in self.graph.blocks:
             if block.suspend > 0:
-                kept |= block.live_in
+                kept |= block.live_in & ~self.computable
         sized = sorted(self.graph.registers(kept), key=lambda reg: -_STORED[types.storage(self.function.regs[reg])])
         for reg in sized:
             size = _STORED[types.storage(self.function.regs[reg])]
             self.slots[reg] = (self.frame_bytes, size)
             self.frame_bytes += size
         frame = self.field("frame", entry=True)
-        padded = self.field("padded", entry=True)
-        self.entry += [
-            "  %thread64 = zext i32 %thread to i64",
-            f"  %padded64 = zext i32 {padded} to i64",
-            f"  %frame = getelementptr i8, ptr {frame}, i64 0",
-            f"  %resume.array = getelementptr i8, ptr {self.field('resume', entry=True)}, i64 0",
-            "  %resume.slot = getelementptr i32, ptr %resume.array, i64 %thread64",
-            "  %resume.at = load i32, ptr %resume.slot",
-        ]
+        self.entry += ["  %thread64 = zext i32 %thread to i64", f"  %frame = getelementptr i8, ptr {frame}, i64 0"]
 
     def frame_pointer(self, reg: str) -> str:
         """Where this thread keeps a register while it is suspended."""
         offset, size = self.slots[reg]
-        base = self.op(f"mul i64 %padded64, {offset}")
-        at = self.op(f"add i64 {base}, {self.op(f'mul i64 %thread64, {size}')}")
-        return self.op(f"getelementptr i8, ptr %frame, i64 {at}")
+        base = self.op(f"getelementptr i8, ptr %frame, i64 {offset * PADDED}")
+        return self.op(f"getelementptr i{8 * size}, ptr {base}, i64 %thread64")
 
     def save_frame(self, live: int) -> None:
         """Store the live registers to the thread's frame."""
-        for reg in self.graph.registers(live):
+        for reg in self.graph.registers(live & ~self.computable):
             value, ty = self.raw(reg)
-            self.emit(f"store {ty} {value}, ptr {self.frame_pointer(reg)}")
+            if ty == "i1":
+                value, ty = self.op(f"zext i1 {value} to i8"), "i8"
+            self.emit(f"store {ty} {value}, ptr {self.frame_pointer(reg)}{self.gen.alias('frame')}")
 
     def _load_frame(self, block: cfg.Block) -> None:
-        for reg in self.graph.registers(block.live_in):
+        for reg in self.graph.registers(block.live_in & ~self.computable):
             ty = types.storage(self.function.regs[reg])
-            self.cache[reg] = self.op(f"load {ty}, ptr {self.frame_pointer(reg)}")
+            place = self.frame_pointer(reg)
+            if ty == "i1":
+                byte = self.op(f"load i8, ptr {place}{self.gen.alias('frame')}")
+                self.cache[reg] = self.op(f"trunc i8 {byte} to i1")
+            else:
+                self.cache[reg] = self.op(f"load {ty}, ptr {place}{self.gen.alias('frame')}")
+        for reg in self.graph.registers(block.live_in & self.computable):
+            self._recompute(reg)
+
+    def _recompute(self, reg: str) -> None:
+        """Compute a register again from what never changes, instead of keeping it in the frame."""
+        if reg in self.cache:
+            return
+        instr = self.recipes[reg]
+        for needed in cfg.defs_uses(instr)[1]:
+            self._recompute(needed)
+        kept, self.instr = self.instr, instr
+        self._lower(instr)
+        self.instr = kept
 
     # -- thread identity and memory -------------------------------------------------------------------------------
 
     def thread_index(self, axis: str) -> str:
         """%tid along an axis."""
-        if self.shape == "body":
-            return f"%t{axis}"
         if self.shape == "func":
             return self.field(f"t{axis}")
-        known = self.specials.get(axis)
-        if known is None:
-            array = self.field(f"tid{axis}", entry=True)
-            known = f"%tid.{axis}"
-            self.entry.append(f"  %tidp.{axis} = getelementptr i32, ptr {array}, i64 %thread64")
-            self.entry.append(f"  {known} = load i32, ptr %tidp.{axis}, !invariant.load !0")
-            self.specials[axis] = known
-        return known
+        return f"%t{axis}"
 
     def thread_number(self) -> str:
         """The thread's linear number in its block."""
@@ -346,7 +385,8 @@ class FunctionGen(Emitter):
             if not self.local_bytes:
                 return "false"
             base = self.field("local", entry=True)
-            size = self.op(f"mul i64 {self.field('local_bytes', entry=True)}, %padded64")
+            threads = self.op(f"zext i32 {self.field('threads', entry=True)} to i64")
+            size = self.op(f"mul i64 {self.field('local_bytes', entry=True)}, {threads}")
         else:
             # locals are on the worker's stack: a window round the present frame
             base = self.op("getelementptr i8, ptr %stack.mark, i64 -524288")

@@ -5,6 +5,12 @@ Generated code reaches both by byte offsets; the engine writes them as raw memor
 
 from __future__ import annotations
 
+#: threads of a block at most
+MAX_THREADS = 1024
+#: items of a per-thread array: constant, so that distances between arrays are; an odd number of cache lines of
+#: 4-byte items, so that one thread's items do not all fall into one cache set
+PADDED = MAX_THREADS + 16
+
 _FORMATS = {"i8": 1, "i32": 4, "i64": 8, "ptr": 8}
 
 
@@ -42,10 +48,10 @@ CONTEXT = Record(
     launch="ptr", params="ptr", globals="ptr", shared="ptr", local="ptr", frame="ptr",
     tx="i32", ty="i32", tz="i32", ntx="i32", nty="i32", ntz="i32",
     cx="i32", cy="i32", cz="i32", ncx="i32", ncy="i32", ncz="i32",
-    threads="i32", padded="i32", dynamic="i32", static="i32", thread="i32", worker="i32", local_bytes="i64",
+    threads="i32", dynamic="i32", static="i32", thread="i32", worker="i32", local_bytes="i64",
     exited="i32", unused="i32",
     # arrays of the scheduler, one item a thread
-    resume="ptr", state="ptr", kind="ptr", mask="ptr", value="ptr", aux="ptr", result="ptr", group="ptr",
+    resume="ptr", returned="ptr", state="ptr", kind="ptr", mask="ptr", value="ptr", aux="ptr", result="ptr", group="ptr",
     tidx="ptr", tidy="ptr", tidz="ptr",
     pending="64",
 )  # fmt: skip

@@ -227,10 +227,10 @@ class ModuleGen:
                 if name not in done:
                     done.add(name)
                     parts.append(self._device_function(name))
-        parts.append(self._step_kernel() if step else self._loop_kernel())
+        parts.append(self._step_kernel(main) if step else self._loop_kernel())
         lines = [*parts, *self.helpers.values(), *self.declared.values()]
         text = "\n".join(lines)
-        return _once(text) + "\nattributes #0 = { nounwind null_pointer_is_valid }\n!0 = !{}\n"
+        return _once(text) + "\nattributes #0 = { nounwind null_pointer_is_valid }\n" + _METADATA
 
     def _device_function(self, name: str) -> str:
         function = self.module.functions[name]
@@ -250,34 +250,123 @@ class ModuleGen:
 
     def _loop_kernel(self) -> str:
         """The loop over a block's threads, round the inlined body."""
-        store = []
-        if self.uses_calls:
-            for axis in "xyz":
-                store.append(f"  %t{axis}.p = getelementptr i8, ptr %tc, i64 {CONTEXT.offset['t' + axis]}")
-                store.append(f"  store i32 %{axis}, ptr %t{axis}.p")
-        call = "call void @body(ptr %tc, ptr %params, ptr %shared, i32 %x, i32 %y, i32 %z)"
+        call = "  call void @body(ptr %tc, ptr %params, ptr %shared, i32 %x, i32 %y, i32 %z)"
         return "\n".join([
-            f'define void @"{self.symbol}"(ptr noalias nonnull align 64 dereferenceable({CONTEXT.size}) %tc) #0 {{',
-            "entry:",
+            f'define void @"{self.symbol}"({_CONTEXT}) #0 {{', "entry:",
             *self._fields(["ntx", "nty", "ntz", "params", "shared"]),
-            "  br label %zloop",
-            "zloop:", "  %z = phi i32 [ 0, %entry ], [ %z1, %zend ]", "  br label %yloop",
-            "yloop:", "  %y = phi i32 [ 0, %zloop ], [ %y1, %yend ]", "  br label %xloop",
-            "xloop:", "  %x = phi i32 [ 0, %yloop ], [ %x1, %xloop ]",
-            *store, f"  {call}",
-            "  %x1 = add nuw nsw i32 %x, 1", "  %xd = icmp eq i32 %x1, %ntx",
-            "  br i1 %xd, label %yend, label %xloop",
-            "yend:", "  %y1 = add nuw nsw i32 %y, 1", "  %yd = icmp eq i32 %y1, %nty",
-            "  br i1 %yd, label %zend, label %yloop",
-            "zend:", "  %z1 = add nuw nsw i32 %z, 1", "  %zd = icmp eq i32 %z1, %ntz",
-            "  br i1 %zd, label %out, label %zloop",
-            "out:", "  ret void", "}", "",
+            *_nest("", "entry", [*self._tell_thread(""), call]),
+            "  ret void", "}", "",
         ])  # fmt: skip
 
-    def _step_kernel(self) -> str:
-        self.declare("void", "migproxy_rt_block", ["ptr", "ptr"])
-        return (f'define void @"{self.symbol}"(ptr %tc) #0 {{\n'
-                "  call void @migproxy_rt_block(ptr %tc, ptr @step)\n  ret void\n}\n")  # fmt: skip
+    def _tell_thread(self, tag: str) -> list[str]:
+        """Stores of the thread's index for device functions, where there are any."""
+        out = []
+        if self.uses_calls:
+            for axis in "xyz":
+                out.append(f"  %at.{axis}{tag} = getelementptr i8, ptr %tc, i64 {CONTEXT.offset['t' + axis]}")
+                out.append(f"  store i32 %{axis}{tag}, ptr %at.{axis}{tag}")
+        return out
+
+    def _step_kernel(self, main: FunctionGen) -> str:
+        """The kernel with suspend points: regions, the table of suspend points, the call of the scheduler."""
+        self.declare("void", "migproxy_rt_block", ["ptr", "ptr", "ptr", "ptr"])
+        points = warp.describe(main)
+        rows = ", ".join(f"[2 x i32] [i32 {kind}, i32 {barrier}]" for kind, barrier in points)
+        return "\n".join([
+            *main.regions,
+            f"@points = internal constant [{len(points)} x [2 x i32]] [{rows}]",
+            self._region(len(points), inlined=bool(main.regions)),
+            f'define void @"{self.symbol}"(ptr %tc) #0 {{',
+            "  call void @migproxy_rt_block(ptr %tc, ptr @step, ptr @region, ptr @points)", "  ret void", "}", "",
+        ])  # fmt: skip
+
+    def _region(self, count: int, *, inlined: bool) -> str:
+        """``i32 region(tc, point)``: all threads from one suspend point to their next.
+
+        Returns what the steps returned if all returned the same, otherwise −1; each one's return is in `returned`.
+        """
+        points = list(range(count)) if inlined else [-1]
+        cases = " ".join(f"i32 {k}, label %case.{k}" for k in points[1:])
+        lines = [
+            f"define internal i32 @region({_CONTEXT}, i32 %point) #0 {{", "entry:",
+            *self._fields(["ntx", "nty", "ntz", "returned"]), "  %rows = mul i32 %nty, %ntx",
+            f"  switch i32 %point, label %case.{points[0]} [{cases}]",
+        ]  # fmt: skip
+        mine = self.alias("frame")
+        for k in points:
+            tag = f".{k}"
+            step, at = (f"step.{k}", str(k)) if inlined else ("step", "%point")
+            work = [
+                f"  %zr{tag} = mul i32 %z{tag}, %rows", f"  %yr{tag} = mul i32 %y{tag}, %ntx",
+                f"  %zy{tag} = add i32 %zr{tag}, %yr{tag}", f"  %t{tag} = add i32 %zy{tag}, %x{tag}",
+                *self._tell_thread(tag),
+                f"  %r{tag} = call i32 @{step}(ptr %tc, i32 %t{tag}, i32 {at}, i32 %x{tag}, i32 %y{tag}, i32 %z{tag})",
+                f"  %t64{tag} = zext i32 %t{tag} to i64",
+                f"  %rp{tag} = getelementptr i32, ptr %returned, i64 %t64{tag}",
+                f"  store i32 %r{tag}, ptr %rp{tag}{mine}",
+            ]  # fmt: skip
+            lines += [f"case.{k}:", *_nest(tag, f"case.{k}", work), "  br label %check"]
+        lines += [
+            "check:", "  %n0 = mul i32 %rows, %ntz", f"  %first = load i32, ptr %returned{mine}", "  br label %cmp",
+            "cmp:", "  %i = phi i32 [ 0, %check ], [ %i1, %cmp ]", "  %diff = phi i32 [ 0, %check ], [ %diff1, %cmp ]",
+            "  %i64 = zext i32 %i to i64", "  %ip = getelementptr i32, ptr %returned, i64 %i64",
+            f"  %v = load i32, ptr %ip{mine}", "  %vx = xor i32 %v, %first",
+            "  %diff1 = or i32 %diff, %vx", "  %i1 = add nuw nsw i32 %i, 1", "  %more = icmp ult i32 %i1, %n0",
+            "  br i1 %more, label %cmp, label %done",
+            "done:", "  %same = icmp eq i32 %diff1, 0", "  %out = select i1 %same, i32 %first, i32 -1", "  ret i32 %out",
+            "}", "",
+        ]  # fmt: skip
+        return "\n".join(lines)
+
+    @staticmethod
+    def alias(space: str) -> str:
+        """Metadata that says which memory an access touches: state spaces are disjoint, and frames are ours alone."""
+        numbers = {"frame": (10, 20), "shared": (11, 21), "global": (12, 22), "const": (12, 22)}
+        if space not in numbers:
+            return ", !noalias !10"
+        scope, others = numbers[space]
+        return f", !alias.scope !{scope}, !noalias !{others}"
+
+
+_CONTEXT = f"ptr noalias nonnull align 64 dereferenceable({CONTEXT.size}) %tc"
+
+_METADATA = """
+!0 = !{}
+!1 = distinct !{!1, !"memory"}
+!2 = distinct !{!2, !1, !"frame"}
+!3 = distinct !{!3, !1, !"shared"}
+!4 = distinct !{!4, !1, !"global"}
+!10 = !{!2}
+!11 = !{!3}
+!12 = !{!4}
+!20 = !{!3, !4}
+!21 = !{!2, !4}
+!22 = !{!2, !3}
+"""
+
+
+def _nest(tag: str, before: str, work: list[str]) -> list[str]:
+    """Loops over z, y and x round `work`, which is one block; ends at the label ``out``."""
+    lines = [f"  br label %zloop{tag}"]
+    outer = before
+    for axis, inner in (("z", "y"), ("y", "x")):
+        lines += [
+            f"{axis}loop{tag}:", f"  %{axis}{tag} = phi i32 [ 0, %{outer} ], [ %{axis}1{tag}, %{axis}end{tag} ]",
+            f"  br label %{inner}loop{tag}",
+        ]  # fmt: skip
+        outer = f"{axis}loop{tag}"
+    lines += [
+        f"xloop{tag}:", f"  %x{tag} = phi i32 [ 0, %{outer} ], [ %x1{tag}, %xloop{tag} ]", *work,
+        f"  %x1{tag} = add nuw nsw i32 %x{tag}, 1", f"  %xd{tag} = icmp eq i32 %x1{tag}, %ntx",
+        f"  br i1 %xd{tag}, label %yend{tag}, label %xloop{tag}",
+    ]  # fmt: skip
+    for axis, after in (("y", f"zend{tag}"), ("z", f"out{tag}")):
+        lines += [
+            f"{axis}end{tag}:", f"  %{axis}1{tag} = add nuw nsw i32 %{axis}{tag}, 1",
+            f"  %{axis}d{tag} = icmp eq i32 %{axis}1{tag}, %nt{axis}",
+            f"  br i1 %{axis}d{tag}, label %{after}, label %{axis}loop{tag}",
+        ]  # fmt: skip
+    return [*lines, f"out{tag}:"]
 
 
 def pointed_functions(module: Module) -> list[str]:

@@ -131,50 +131,155 @@ def _groups() -> str:
 
 
 def block() -> str:
-    """``void block(ptr tc, ptr step)``: run one block's threads to their end."""
-    f = Fn("void", f"{P}block", "ptr %tc", "ptr %step")
-    threads = f.load(C, "%tc", "threads")
-    state, resume = f.load(C, "%tc", "state"), f.load(C, "%tc", "resume")
-    f.emit(f"call void @{P}prepare(ptr %tc)")
-    live_threads = f.var("i32", threads)
-    with f.loop(lambda: f.op(f"icmp sgt i32 {live_threads.get()}, 0")):
+    """``void block(ptr tc, ptr step, ptr region, ptr points)``: run one block's threads to their end.
+
+    As long as all threads are at the same suspend point, a region takes them all to the next one, and the operation is
+    resolved for all at once. Where they part, each is stepped on its own until they meet again at a barrier.
+    """
+    f = Fn("void", f"{P}block", "ptr %tc", "ptr %step", "ptr %region", "ptr %points")
+    prepared = f.var("i32")
+    point = f.var("i32")
+    with f.loop(lambda: "true"):
+        back = f.op(f"call i32 %region(ptr %tc, i32 {point.get()})")
+        with f.when(f.op(f"icmp eq i32 {back}, {DONE}")):
+            f.ret()
+        state = f.op(f"and i32 {back}, 255")
+        there = f.op(f"lshr i32 {back}, 8")
+        apart = f.var("i32")
+        apart.set("1")
+        with f.when(f.op(f"icmp sge i32 {back}, 0")):
+            row = f.op(f"getelementptr [2 x i32], ptr %points, i32 {there}")
+            kind = f.op(f"load i32, ptr {row}")
+            barrier = f.op(f"load i32, ptr {f.op(f'getelementptr i32, ptr {row}, i64 1')}")
+            with f.when(f.op(f"icmp sge i32 {barrier}, 0")):
+                apart.set("0")
+            with f.when(f.op(f"icmp eq i32 {state}, {WARP_WAIT}")):
+                apart.set(f.op(f"call i32 @{P}together(ptr %tc, i32 {kind})"))
+            point.set(there)
+        with f.when(f.op(f"icmp ne i32 {apart.get()}, 0")):
+            with f.when(f.op(f"icmp eq i32 {prepared.get()}, 0")):
+                f.emit(f"call void @{P}prepare(ptr %tc)")
+                prepared.set("1")
+            met = f.op(f"call i32 @{P}scattered(ptr %tc, ptr %step, ptr %points)")
+            with f.when(f.op(f"icmp slt i32 {met}, 0")):
+                f.ret()
+            point.set(met)
+    return f.text() + _together() + _scattered() + _met() + _post() + _prepare() + _warp() + _barriers()
+
+
+def _together() -> str:
+    """``i32 together(ptr tc, i32 kind)``: resolve a warp operation at which all threads wait; 1 if masks forbid it."""
+    f = Fn("i32", f"{P}together", "ptr %tc", "i32 %kind")
+    threads, mask = f.load(C, "%tc", "threads"), f.load(C, "%tc", "mask")
+    value, aux, result = f.load(C, "%tc", "value"), f.load(C, "%tc", "aux"), f.load(C, "%tc", "result")
+    every = f.var("i32", "-1")
+    with f.count_up("0", threads) as t:
+        every.set(f.op(f"and i32 {every.get()}, {f.get_item('i32', mask, t)}"))
+    with f.when(f.op(f"icmp ne i32 {every.get()}, -1")):
+        f.ret("i32 1")
+    with f.when(f.op(f"icmp eq i32 %kind, {warp.SYNC}")):
+        f.ret("i32 0")
+    with f.when(f.op(f"icmp eq i32 %kind, {warp.SHFL}")):
+        with f.count_up("0", threads) as t:
+            source = f.op(f"and i32 {f.get_item('i32', aux, t)}, 31")
+            at = f.op(f"or i32 {f.op(f'and i32 {t}, -32')}, {source}")
+            f.set_item("i64", result, t, f.get_item("i64", value, at))
+        f.ret("i32 0")
+    base = f.var("i32")
+    with f.loop(lambda: f.op(f"icmp slt i32 {base.get()}, {threads}")):
+        now = base.get()
+        left = f.op(f"call i32 @llvm.smin.i32(i32 {f.op(f'sub i32 {threads}, {now}')}, i32 32)")
+        full = f.op(f"lshr i32 -1, {f.op(f'sub i32 32, {left}')}")
+        f.emit(f"call void @{P}resolve(ptr %tc, i32 {now}, i32 {full}, i32 %kind)")
+        base.set(f.op(f"add i32 {now}, 32"))
+    f.ret("i32 0")
+    return f.text()
+
+
+def _post() -> str:
+    """``void post(ptr tc, ptr points, i32 thread, i32 back)``: note what a step of one thread returned."""
+    f = Fn("void", f"{P}post", "ptr %tc", "ptr %points", "i32 %thread", "i32 %back")
+    state = f.op("trunc i32 %back to i8")
+    point = f.op("lshr i32 %back, 8")
+    f.set_item("i32", f.load(C, "%tc", "resume"), "%thread", point)
+    yielded = f.op(f"icmp eq i8 {state}, {YIELDED}")
+    kept = f.op(f"select i1 {yielded}, i8 {READY}, i8 {state}")
+    f.set_item("i8", f.load(C, "%tc", "state"), "%thread", kept)
+    row = f.op(f"getelementptr [2 x i32], ptr %points, i32 {point}")
+    f.set_item("i32", f.load(C, "%tc", "kind"), "%thread", f.op(f"load i32, ptr {row}"))
+    barrier = f.op(f"load i32, ptr {f.op(f'getelementptr i32, ptr {row}, i64 1')}")
+    with f.when(f.op(f"icmp sge i32 {barrier}, 0")):
+        f.set_item("i32", f.load(C, "%tc", "mask"), "%thread", barrier)
+        f.set_item("i32", f.load(C, "%tc", "aux"), "%thread", "0")
+    with f.when(f.op(f"icmp eq i8 {state}, {DONE}")):
+        f.store(C, "%tc", "exited", f.op(f"add i32 {f.load(C, '%tc', 'exited')}, 1"))
+    f.ret()
+    return f.text()
+
+
+def _scattered() -> str:
+    """``i32 scattered(ptr tc, ptr step, ptr points)``: step threads on their own, from what the region returned.
+
+    Returns the suspend point at which all have met again, or −1 when all have exited.
+    """
+    f = Fn("i32", f"{P}scattered", "ptr %tc", "ptr %step", "ptr %points")
+    threads, returned = f.load(C, "%tc", "threads"), f.load(C, "%tc", "returned")
+    f.store(C, "%tc", "exited", "0")
+    with f.count_up("0", threads) as t:
+        f.emit(f"call void @{P}post(ptr %tc, ptr %points, i32 {t}, i32 {f.get_item('i32', returned, t)})")
+    with f.loop(lambda: "true"):
         yielded = f.var("i32")
         yielded.set("0")
         base = f.var("i32")
         base.set("0")
         with f.loop(lambda: f.op(f"icmp slt i32 {base.get()}, {threads}")):
             now = base.get()
-            here = f.op(f"call i32 @{P}warp(ptr %tc, ptr %step, i32 {now})")
+            here = f.op(f"call i32 @{P}warp(ptr %tc, ptr %step, ptr %points, i32 {now})")
             yielded.set(f.op(f"or i32 {yielded.get()}, {here}"))
             base.set(f.op(f"add i32 {now}, 32"))
-        live_threads.set(f.op(f"sub i32 {threads}, {f.load(C, '%tc', 'exited')}"))
-        with f.when(f.op(f"icmp sgt i32 {live_threads.get()}, 0")):
-            released = f.op(f"call i32 @{P}barriers(ptr %tc, i32 {live_threads.get()})")
-            stuck = f.op(f"icmp eq i32 {f.op(f'or i32 {released}, {yielded.get()}')}, 0")
-            with f.when(stuck):
-                f.emit(f"call void @{P}fault(ptr %tc, i32 {DEADLOCK}, i64 0, i64 0, i64 0, i64 0)")
-            with f.when(f.op(f"icmp eq i32 {released}, 0")):
-                f.op("call i32 @sched_yield()")
-    f.ret()
-    assert state
-    assert resume
-    return f.text() + _prepare() + _warp() + _barriers()
+        live = f.op(f"sub i32 {threads}, {f.load(C, '%tc', 'exited')}")
+        with f.when(f.op(f"icmp sle i32 {live}, 0")):
+            f.ret("i32 -1")
+        released = f.op(f"call i32 @{P}barriers(ptr %tc, i32 {live})")
+        stuck = f.op(f"icmp eq i32 {f.op(f'or i32 {released}, {yielded.get()}')}, 0")
+        with f.when(stuck):
+            f.emit(f"call void @{P}fault(ptr %tc, i32 {DEADLOCK}, i64 0, i64 0, i64 0, i64 0)")
+        with f.when(f.op(f"icmp eq i32 {released}, 0")):
+            f.op("call i32 @sched_yield()")
+        with f.when(f.op(f"icmp eq i32 {live}, {threads}")):
+            met = f.op(f"call i32 @{P}met(ptr %tc)")
+            with f.when(f.op(f"icmp sge i32 {met}, 0")):
+                f.ret(f"i32 {met}")
+    return f.text()
+
+
+def _met() -> str:
+    """``i32 met(ptr tc)``: the suspend point from which all threads can go on, or −1."""
+    f = Fn("i32", f"{P}met", "ptr %tc")
+    threads, state = f.load(C, "%tc", "threads"), f.load(C, "%tc", "state")
+    resume = f.load(C, "%tc", "resume")
+    point = f.op(f"load i32, ptr {resume}")
+    apart = f.var("i32")
+    with f.count_up("0", threads) as t:
+        ready = f.op(f"icmp ne i8 {f.get_item('i8', state, t)}, {READY}")
+        other = f.op(f"icmp ne i32 {f.get_item('i32', resume, t)}, {point}")
+        differs = f.op(f"zext i1 {f.op(f'or i1 {ready}, {other}')} to i32")
+        apart.set(f.op(f"or i32 {apart.get()}, {differs}"))
+    same = f.op(f"icmp eq i32 {apart.get()}, 0")
+    f.ret(f"i32 {f.op(f'select i1 {same}, i32 {point}, i32 -1')}")
+    return f.text()
 
 
 def _prepare() -> str:
-    """Set every thread to its start, and compute thread indices."""
+    """Compute thread indices, for stepping threads on their own."""
     f = Fn("void", f"{P}prepare", "ptr %tc")
     threads = f.load(C, "%tc", "threads")
-    state, resume = f.load(C, "%tc", "state"), f.load(C, "%tc", "resume")
     xs, ys, zs = (f.load(C, "%tc", f"tid{axis}") for axis in "xyz")
     ntx, nty = f.load(C, "%tc", "ntx"), f.load(C, "%tc", "nty")
-    f.store(C, "%tc", "exited", "0")
     pending = f.place(C, "%tc", "pending")
     f.emit(f"store [16 x i32] zeroinitializer, ptr {pending}")
     x, y, z = f.var("i32"), f.var("i32"), f.var("i32")
     with f.count_up("0", threads) as t:
-        f.set_item("i8", state, t, str(READY))
-        f.set_item("i32", resume, t, "0")
         for array, var in ((xs, x), (ys, y), (zs, z)):
             f.set_item("i32", array, t, var.get())
         x.add("1")
@@ -189,18 +294,20 @@ def _prepare() -> str:
 
 
 def _warp() -> str:
-    """``i32 warp(ptr tc, ptr step, i32 base)``: run a warp until all its lanes wait at barriers or have exited.
+    """``i32 warp(ptr tc, ptr step, ptr points, i32 base)``: run a warp until all its lanes wait at barriers or have exited.
 
     Returns 1 when a lane yielded (it can go on, but other warps should have a turn first).
     """
-    f = Fn("i32", f"{P}warp", "ptr %tc", "ptr %step", "i32 %base")
+    f = Fn("i32", f"{P}warp", "ptr %tc", "ptr %step", "ptr %points", "i32 %base")
     threads, state = f.load(C, "%tc", "threads"), f.load(C, "%tc", "state")
+    resume = f.load(C, "%tc", "resume")
+    indices = [f.load(C, "%tc", f"tid{axis}") for axis in "xyz"]
     limit = f.op("add i32 %base, 32")
     stop = f.op(f"call i32 @llvm.smin.i32(i32 {limit}, i32 {threads})")
     yields = f.var("i32")
     with f.loop(lambda: "true") as leave:
-        live, waiting, ran = f.var("i32"), f.var("i32"), f.var("i32")
-        for var in (live, waiting, ran):
+        live, waiting = f.var("i32"), f.var("i32")
+        for var in (live, waiting):
             var.set("0")
         yields.set("0")
         with f.count_up("%base", stop) as t:
@@ -208,15 +315,16 @@ def _warp() -> str:
             now.set(f.get_item("i8", state, t))
             with f.when(f.op(f"icmp eq i8 {now.get()}, {READY}")):
                 f.store(C, "%tc", "thread", t)
-                after = f.op(f"trunc i32 {f.op(f'call i32 %step(ptr %tc, i32 {t})')} to i8")
+                at = f.get_item("i32", resume, t)
+                x, y, z = (f.get_item("i32", array, t) for array in indices)
+                for axis, index in zip("xyz", (x, y, z), strict=True):
+                    f.store(C, "%tc", f"t{axis}", index)
+                back = f.op(f"call i32 %step(ptr %tc, i32 {t}, i32 {at}, i32 {x}, i32 {y}, i32 {z})")
+                f.emit(f"call void @{P}post(ptr %tc, ptr %points, i32 {t}, i32 {back})")
+                after = f.op(f"trunc i32 {back} to i8")
                 now.set(after)
-                ran.set("1")
-                with f.when(f.op(f"icmp eq i8 {after}, {DONE}")):
-                    f.store(C, "%tc", "exited", f.op(f"add i32 {f.load(C, '%tc', 'exited')}, 1"))
-                kept = f.op(f"icmp eq i8 {after}, {YIELDED}")
-                with f.when(kept):
+                with f.when(f.op(f"icmp eq i8 {after}, {YIELDED}")):
                     yields.set("1")
-                f.set_item("i8", state, t, f.op(f"select i1 {kept}, i8 {READY}, i8 {after}"))
             bit = f.op(f"shl i32 1, {f.op(f'sub i32 {t}, %base')}")
             with f.when(f.op(f"icmp ne i8 {now.get()}, {DONE}")):
                 live.set(f.op(f"or i32 {live.get()}, {bit}"))

@@ -9,9 +9,8 @@ import queue
 import threading
 from collections.abc import Callable
 
-from migproxy.softgpu.ptx.layout import CONTEXT
+from migproxy.softgpu.ptx.layout import CONTEXT, PADDED
 
-MAX_THREADS = 1024
 #: a shared window is this much address space, most of it inaccessible, so that any 32-bit offset stays inside
 WINDOW = 1 << 32
 _GUARD = 1 << 20
@@ -50,7 +49,7 @@ class Area:
         return self.address
 
 
-_ARRAYS = {"resume": 4, "state": 1, "kind": 4, "mask": 4, "value": 8, "aux": 4, "result": 8, "group": 4,
+_ARRAYS = {"resume": 4, "returned": 4, "state": 1, "kind": 4, "mask": 4, "value": 8, "aux": 4, "result": 8, "group": 4,
            "tidx": 4, "tidy": 4, "tidz": 4}  # fmt: skip
 
 
@@ -58,7 +57,7 @@ class Context:
     """What one worker needs to run blocks; used by one thread at a time."""
 
     def __init__(self, number: int) -> None:
-        arrays = sum(size * (MAX_THREADS + 64) for size in _ARRAYS.values())
+        arrays = sum(size * PADDED for size in _ARRAYS.values())
         self._memory = Area()
         self.address = self._memory.reserve(CONTEXT.size + arrays)
         self.window = _map(WINDOW + 2 * _GUARD, 0) + _GUARD
@@ -68,7 +67,7 @@ class Context:
         at = self.address + CONTEXT.size
         for name, size in _ARRAYS.items():
             self.set(name, at)
-            at += size * (MAX_THREADS + 64)
+            at += size * PADDED
         self.set("shared", self.window)
         self.set("worker", number)
 
@@ -84,10 +83,8 @@ class Context:
 
     def prepare(self, threads: int, shared: int, frame_bytes: int, local_bytes: int) -> None:
         """Make room for blocks of this many threads."""
-        padded = -(-threads // 16) * 16 | 16
-        self.set("padded", padded)
-        self.set("frame", self._frame.reserve(frame_bytes * padded))
-        self.set("local", self._local.reserve(local_bytes * padded))
+        self.set("frame", self._frame.reserve(frame_bytes * PADDED))
+        self.set("local", self._local.reserve(local_bytes * threads))
         shared = -(-shared // _PAGE) * _PAGE
         if shared > self._shared:
             _libc.mprotect(self.window, shared, mmap.PROT_READ | mmap.PROT_WRITE)

@@ -85,7 +85,7 @@ def ld(e: Emitter, i: Instr) -> None:
     constant = space == "const" or "nc" in i.mods
     if space == "param" and isinstance(operand.base, Sym) and e.function.entry:
         constant = e.gen.is_parameter(e.function, operand.base.name)
-    tail = ", !invariant.load !0" if constant and not ordered else ""
+    tail = e.gen.alias(space) + (", !invariant.load !0" if constant and not ordered else "")
     dests: tuple[Operand, ...] = i.ops[0].items if isinstance(i.ops[0], Vec) else (i.ops[0],)
     if count != len(dests):
         raise e.fail("number of destinations differs from the vector size")
@@ -125,12 +125,13 @@ def st(e: Emitter, i: Instr) -> None:
     ty = _memory_type(kind)
     size = types.size(kind)
     ordered = any(mod in _ORDERED for mod in i.mods)
+    tail = e.gen.alias(space)
     if count > 1 and not ordered and space != "param":
         vector = f"<{count} x {ty}>"
         whole = "poison"
         for n, value in enumerate(values):
             whole = e.op(f"insertelement {vector} {whole}, {ty} {value}, i32 {n}")
-        e.emit(f"store {vector} {whole}, ptr {pointer}, align {min(size * count, 16)}")
+        e.emit(f"store {vector} {whole}, ptr {pointer}, align {min(size * count, 16)}{tail}")
         return
     for n, value in enumerate(values):
         at = e.op(f"getelementptr i8, ptr {pointer}, i64 {n * size}") if n else pointer
@@ -138,7 +139,7 @@ def st(e: Emitter, i: Instr) -> None:
             order = "release" if "release" in i.mods else "monotonic"
             e.emit(f"store atomic volatile {ty} {value}, ptr {at} {order}, align {size}")
         else:
-            e.emit(f"store {'volatile ' if ordered else ''}{ty} {value}, ptr {at}, align {min(size, 16)}")
+            e.emit(f"store {'volatile ' if ordered else ''}{ty} {value}, ptr {at}, align {min(size, 16)}{tail}")
 
 
 @lowers("cvta")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from migproxy.softgpu.ptx import types
-from migproxy.softgpu.ptx.ast import Instr, Operand
+from migproxy.softgpu.ptx.ast import Imm, Instr, Operand
 from migproxy.softgpu.ptx.cfg import Block
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ def _array(e: FunctionGen, name: str, ty: str) -> str:
 
 
 def _post(e: FunctionGen, name: str, ty: str, value: str) -> None:
-    e.emit(f"store {ty} {value}, ptr {_array(e, name, ty)}")
+    e.emit(f"store {ty} {value}, ptr {_array(e, name, ty)}{e.gen.alias('frame')}")
 
 
 def _fetch(e: FunctionGen, name: str, ty: str) -> str:
-    return e.op(f"load {ty}, ptr {_array(e, name, ty)}")
+    return e.op(f"load {ty}, ptr {_array(e, name, ty)}{e.gen.alias('frame')}")
 
 
 def send(e: FunctionGen, i: Instr, receive: Block) -> None:
@@ -47,8 +47,40 @@ def send(e: FunctionGen, i: Instr, receive: Block) -> None:
     else:
         _send_warp(e, i)
     e.save_frame(receive.live_in)
-    e.emit(f"store i32 {i.suspend}, ptr %resume.slot")
-    e.emit(f"ret i32 {state}")
+    e.emit(f"ret i32 {state | i.suspend << 8}")
+
+
+def describe(e: FunctionGen) -> list[tuple[int, int]]:
+    """For each suspend point, its operation's code, and its number if it is a plain barrier of the whole block."""
+    out = [(0, -1)]
+    for block in e.graph.blocks:
+        for i in block.instrs:
+            if i.suspend > 0:
+                out.append((_code(i), _plain_barrier(i)))
+    return out
+
+
+def _plain_barrier(i: Instr) -> int:
+    """The number of a barrier that all threads of the block join, −1 for anything else."""
+    if i.name in ("bar", "barrier") and "warp" not in i.mods and "red" not in i.mods and len(i.ops) == 1:
+        number = i.ops[0]
+        if isinstance(number, Imm):
+            return number.value & 15
+    return -1
+
+
+def _code(i: Instr) -> int:
+    if i.name in ("bar", "barrier") and "warp" not in i.mods:
+        if "red" not in i.mods:
+            return BAR
+        return BAR_POPC if "popc" in i.mods else BAR_AND if "and" in i.mods else BAR_OR
+    if i.name == "match":
+        return MATCH_ANY if "any" in i.mods else MATCH_ALL
+    if i.name == "redux":
+        kind = next(mod for mod in i.mods if types.is_type(mod))
+        op = next(mod for mod in i.mods if mod in REDUX)
+        return REDUX[f"u{op}" if op in ("min", "max") and not types.signed(kind) else op]
+    return {"shfl": SHFL, "vote": VOTE, "activemask": ACTIVE, "elect": ELECT}.get(i.name, SYNC)
 
 
 def _send_barrier(e: FunctionGen, i: Instr) -> None:
@@ -56,55 +88,47 @@ def _send_barrier(e: FunctionGen, i: Instr) -> None:
         if mod not in ("sync", "red", "aligned", "cta", "popc", "and", "or", "u32", "pred"):
             raise e.fail(f"not supported: {i.name} with .{mod}")
     ops = i.ops
-    code = BAR
+    if _plain_barrier(i) >= 0:
+        return  # the scheduler knows everything about it
     if "red" in i.mods:
-        code = BAR_POPC if "popc" in i.mods else BAR_AND if "and" in i.mods else BAR_OR
         ops = i.ops[1:]
         flag = e.get(ops[-1], "pred")
         ops = ops[:-1]
         _post(e, "value", "i64", e.op(f"zext i1 {flag} to i64"))
-    _post(e, "kind", "i32", str(code))
     _post(e, "mask", "i32", e.op(f"and i32 {e.get(ops[0], 'u32')}, 15"))
     _post(e, "aux", "i32", e.get(ops[1], "u32") if len(ops) > 1 else "0")
 
 
 def _send_warp(e: FunctionGen, i: Instr) -> None:
     name = i.name
-    value = "0"
-    aux = ""
+    value = ""
+    mask: Operand = None
     if name in ("shfl", "vote", "match", "redux") and "sync" not in i.mods:
         raise e.fail(f"not supported: {name} without .sync (not in sm_70 and later)")
     if name == "shfl":
-        code, mask = SHFL, i.ops[4]
+        mask = i.ops[4]
         value = e.op(f"zext i32 {e.get(i.ops[1], 'b32')} to i64")
-        aux = _shuffle_source(e, i)
+        _post(e, "aux", "i32", _shuffle_source(e, i))
     elif name == "vote":
-        code, mask = VOTE, i.ops[2]
+        mask = i.ops[2]
         value = e.op(f"zext i1 {e.get(i.ops[1], 'pred')} to i64")
     elif name == "match":
-        code, mask = MATCH_ANY if "any" in i.mods else MATCH_ALL, i.ops[2]
+        mask = i.ops[2]
         kind = next(mod for mod in i.mods if types.is_type(mod))
         value = e.coerce(e.get(i.ops[1], kind), types.llvm(kind), "i64")
     elif name == "redux":
         kind = next(mod for mod in i.mods if types.is_type(mod))
-        op = next(mod for mod in i.mods if mod in REDUX)
         if types.floating(kind):
             raise e.fail("not supported: redux.sync.f32 (sm_100)")
-        if op in ("min", "max") and not types.signed(kind):
-            op = f"u{op}"
-        code, mask = REDUX[op], i.ops[2]
+        mask = i.ops[2]
         value = e.op(f"zext i32 {e.get(i.ops[1], 'b32')} to i64")
-    elif name == "activemask":
-        code, mask = ACTIVE, None
-        aux = str(i.suspend)
     elif name == "elect":
-        code, mask = ELECT, i.ops[1]
-    else:
-        code, mask = SYNC, i.ops[0]
-    _post(e, "kind", "i32", str(code))
+        mask = i.ops[1]
+    elif name != "activemask":
+        mask = i.ops[0]
     _post(e, "mask", "i32", _mask(e, mask))
-    _post(e, "value", "i64", value)
-    _post(e, "aux", "i32", aux or str(i.suspend))
+    if value:
+        _post(e, "value", "i64", value)
 
 
 def _mask(e: FunctionGen, operand: Operand) -> str:
