@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from migproxy.errors import MigproxyError, SessionLost
@@ -32,4 +33,8 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The interpreter is not taken down: threads of the device may still be in Python, and stderr is the function's.
+    os._exit(code)

@@ -127,7 +127,12 @@ def test_a_broken_driver_is_an_error_and_never_software() -> None:
 
 
 def test_names() -> None:
-    assert serve("2", "GPU-00000000", "software", "MIG-000000010002-aa") == ["gpu2", "gpu0", "software", "MIG-000000010002-aa"]
+    assert serve("2", "GPU-00000000", "software", "MIG-000000010002-aa") == [
+        "gpu2",
+        "gpu0",
+        "software",
+        "MIG-000000010002-aa",
+    ]
     with pytest.raises(UsageError, match="gpu1 is in MIG mode: name one of its instances"):
         serve("1")
     with pytest.raises(UsageError, match="no device 'gpu7' here; there is: gpu0"):
