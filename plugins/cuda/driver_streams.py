@@ -21,6 +21,7 @@ from migproxy_plugins.cuda.registry import refuse, serves
 
 from migproxy.errors import CudaError
 from migproxy.session import api
+from migproxy.session.api.streams import capturing
 
 _DEFAULT_STREAMS = (0, 1, 2)
 # CUstreamAttrID
@@ -168,6 +169,10 @@ def cuStreamCopyAttributes(destination: int, source: int) -> None:
 
 @serves()
 def cuStreamIsCapturing(stream: int, status: int) -> None:
+    if capturing() and stream not in _DEFAULT_STREAMS and not api.stream_capture_status(stream):
+        # A stream that waited for an event of a captured one takes part in its capture, which the executor knows.
+        rule_adapter("cuStreamIsCapturing")(stream, status)
+        return
     put_i32(status, api.stream_capture_status(stream))
 
 
@@ -190,7 +195,7 @@ def cuStreamGetCaptureInfo(stream: int, status: int, number: int = 0, graph: int
     if len(rest) == 3:
         put_u64(rest[1], 0)
         rest = (rest[0], rest[2])
-    if not api.stream_capture_status(stream):
+    if not capturing() or stream in _DEFAULT_STREAMS:
         put_i32(status, 0)
         return
     rule_adapter("cuStreamGetCaptureInfo")(stream, status, number, graph, *(rest or (0, 0)))

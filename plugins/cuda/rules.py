@@ -43,6 +43,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     "cuStreamWriteValue64": ("h:STREAM", "p:8", "u64", "u32"),
     "cuStreamWaitValue32": ("h:STREAM", "p:4", "u32", "u32"),
     "cuStreamWaitValue64": ("h:STREAM", "p:8", "u64", "u32"),
+    "cuStreamIsCapturing": ("h:STREAM", "oi:i32"),
     "cuStreamGetCaptureInfo": ("h:STREAM", "oi:i32", "oi:u64", "oh?:GRAPH", "oa:GRAPH_NODE", "oi:u64"),
     "cuStreamUpdateCaptureDependencies": ("h:STREAM", "hs:GRAPH_NODE", "count", "u32"),
     "cuGraphCreate": ("oh:GRAPH", "u32"),
