@@ -10,7 +10,7 @@ import pytest
 from migproxy.softgpu import libraries
 from migproxy.softgpu.libraries import names
 
-PRESENT = ["cublas", "thrust", "cub", "cufft", "curand", "generator_api", "cusolver", "cupyx_cusolver", "cusparse"]
+PRESENT = sorted(set(libraries.MODULES.values()))
 
 
 @pytest.mark.parametrize("library", PRESENT)
