@@ -13,7 +13,7 @@ _LIMITS = range(7)
 _SESSION_ATTRIBUTES = {
     83: 1,  # MANAGED_MEMORY: it is arena memory, which host and kernels see at one address
     88: 0,  # PAGEABLE_MEMORY_ACCESS: kernels cannot reach the function's ordinary memory
-    89: 0,  # CONCURRENT_MANAGED_ACCESS
+    89: 1,  # CONCURRENT_MANAGED_ACCESS
     91: 1,  # CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM
     100: 0,  # PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES
     101: 0,  # DIRECT_MANAGED_MEM_ACCESS_FROM_HOST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -78,8 +79,17 @@ class SessionState:
         """Return the real stream of a wire handle; 0 is the legacy default stream."""
         return self.handles.real(layout.KIND_STREAM, handle) if handle else 0
 
+    def is_captured(self, stream: int) -> bool:
+        """Tell whether a real stream takes part in a capture, be it begun there or joined by an event of another."""
+        if not self.capturing:
+            return False
+        return self.driver.out("cuStreamIsCapturing", before=(stream,), kind=ctypes.c_int) != 0
+
     def end_stream(self, stream: int) -> None:
         """Destroy a real stream; its work goes on, and `after_everything` still waits for it."""
+        if self.is_captured(stream):
+            self.driver.call("cuStreamDestroy", stream)
+            return
         waiting: list[Action] = []
         key = id(waiting)
         self._ending[key] = waiting
@@ -99,7 +109,7 @@ class SessionState:
         """
         streams = [0, *self.handles.all(layout.KIND_STREAM).values()]
         if self.capturing:
-            streams = [stream for stream in streams if stream and stream not in self.capturing.values()]
+            streams = [stream for stream in streams if stream and not self.is_captured(stream)]
         left = len(streams) + len(self._ending)
         failed = 0
 

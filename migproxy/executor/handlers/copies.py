@@ -74,6 +74,8 @@ def memset(state: SessionState, command: Command) -> Result:
     name = _MEMSETS.get(element)
     if name is None:
         raise CudaError(1, f"memset of {element}-byte elements")
-    state.memory.check_range(dst, element * count)
+    # Managed memory is arena memory that kernels and memsets reach at its own address.
+    if not state.consumer.in_heap(dst, element * count):
+        state.memory.check_range(dst, element * count)
     state.driver.call(name, dst, value, count, state.stream(command.stream))
     return None

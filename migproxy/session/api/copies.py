@@ -15,7 +15,7 @@ from migproxy.abi import layout
 from migproxy.abi.ops import Op
 from migproxy.arena.memory_unsafe import copy
 from migproxy.errors import CudaError
-from migproxy.session.api.memory import find_host_block
+from migproxy.session.api.memory import find_host_block, is_managed
 from migproxy.session.api.streams import capturing, resolve
 from migproxy.session.session import Session, current
 
@@ -41,6 +41,9 @@ def memcpy_htod(dst: int, src: int, size: int, stream: int | None = None) -> Non
     """
     if size == 0:
         return
+    if is_managed(dst):
+        _host_to_host(dst, src, size, stream)
+        return
     session = current()
     session.device.check_range(dst, size)
     wire = resolve(stream or 0)
@@ -57,6 +60,9 @@ def memcpy_dtoh(dst: int, src: int, size: int, stream: int | None = None) -> Non
     """Copy device memory to the host; see `memcpy_htod`."""
     if size == 0:
         return
+    if is_managed(src):
+        _host_to_host(dst, src, size, stream)
+        return
     session = current()
     session.device.check_range(src, size)
     wire = resolve(stream or 0)
@@ -72,6 +78,9 @@ def memcpy_dtoh(dst: int, src: int, size: int, stream: int | None = None) -> Non
 def memcpy_dtod(dst: int, src: int, size: int, stream: int | None = None) -> None:
     """Copy device memory to device memory; even the synchronous function does not wait, as in CUDA."""
     if size == 0:
+        return
+    if is_managed(dst) or is_managed(src):
+        memcpy(dst, src, size, stream)
         return
     session = current()
     session.device.check_range(dst, size)
@@ -93,10 +102,13 @@ def memcpy(dst: int, src: int, size: int, stream: int | None = None) -> None:
     elif from_device:
         memcpy_dtoh(dst, src, size, stream)
     else:
-        # Ordered behind the stream's work, as the driver does it.
-        if stream is not None:
-            current().call(Op.STREAM_SYNC, b"", stream=resolve(stream))
-        copy(dst, src, size)
+        _host_to_host(dst, src, size, stream)
+
+
+def _host_to_host(dst: int, src: int, size: int, stream: int | None) -> None:
+    """Copy behind the stream's work, as the driver does it."""
+    current().call(Op.STREAM_SYNC, b"", stream=resolve(stream or 0))
+    copy(dst, src, size)
 
 
 def _copy_and_wait(session: Session, op: Op, dst: int, src: int, size: int, wire: int) -> None:
@@ -159,7 +171,8 @@ def memset(pointer: int, value: int, element_bytes: int, count: int, stream: int
     if count == 0:
         return
     session = current()
-    session.device.check_range(pointer, element_bytes * count)
+    if not is_managed(pointer):
+        session.device.check_range(pointer, element_bytes * count)
     mask = (1 << (8 * element_bytes)) - 1
     session.post(
         Op.MEMSET, layout.MEMSET.pack(pointer, value & mask, element_bytes, count), stream=resolve(stream or 0)

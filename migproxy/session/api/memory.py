@@ -21,6 +21,9 @@ DEVICE = 2
 _host_lock = threading.Lock()
 _host_blocks: dict[int, int] = {}
 _registered: dict[int, int] = {}
+#: Registered arena memory (NumPy arrays): page-locked already, and free to use as such.
+_registered_arena: dict[int, int] = {}
+_managed: set[int] = set()
 _managed: set[int] = set()
 
 
@@ -94,10 +97,22 @@ def mem_free_async(pointer: int, stream: int) -> None:
 
 
 def mem_alloc_managed(size: int, flags: int) -> int:
-    """Allocate managed memory: arena memory, which host and kernels see at one address, so that nothing needs to
-    migrate."""
+    """Allocate memory that host and kernels reach at one address: page-locked arena memory.
+
+    Kernels reach it over the link, nothing migrates; what CUDA promises of managed memory on a device with concurrent
+    managed access holds.
+
+    Parameters
+    ----------
+    size : int
+    flags : int
+        ``CU_MEM_ATTACH_GLOBAL`` (1) or ``CU_MEM_ATTACH_HOST`` (2).
+    """
+    if flags not in (1, 2):
+        raise CudaError(CUDA_ERROR_INVALID_VALUE)
     address = host_alloc(size)
-    _managed.add(address)
+    with _host_lock:
+        _managed.add(address)
     return address
 
 
@@ -117,6 +132,7 @@ def host_free(pointer: int) -> None:
         return
     with _host_lock:
         size = _host_blocks.pop(pointer, None)
+        _managed.discard(pointer)
     if size is None:
         raise CudaError(CUDA_ERROR_INVALID_VALUE)
     session = current()
@@ -125,19 +141,24 @@ def host_free(pointer: int) -> None:
 
 
 def host_register(pointer: int, size: int, flags: int = 0) -> None:
-    """Note a range of ordinary host memory as registered; copies from and to it are staged all the same."""
+    """Page-lock host memory.
+
+    Arena memory (NumPy arrays of the function) is page-locked already and from now on counts as such. Other memory is
+    noted as registered; copies from and to it are staged all the same, and kernels cannot reach it.
+    """
     if size <= 0 or not pointer:
         raise CudaError(CUDA_ERROR_INVALID_VALUE)
+    arena = current().heap.owns(pointer)
     with _host_lock:
-        if pointer in _registered:
+        if pointer in _registered or pointer in _registered_arena:
             raise CudaError(CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED)
-        _registered[pointer] = size
+        (_registered_arena if arena else _registered)[pointer] = size
 
 
 def host_unregister(pointer: int) -> None:
     """Undo `host_register`."""
     with _host_lock:
-        if _registered.pop(pointer, None) is None:
+        if _registered.pop(pointer, None) is None and _registered_arena.pop(pointer, None) is None:
             raise CudaError(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED)
 
 
@@ -171,7 +192,13 @@ def _find(blocks: dict[int, int], pointer: int) -> tuple[int, int] | None:
 
 def find_host_block(pointer: int) -> tuple[int, int] | None:
     """Return (base, size) of the page-locked block that holds `pointer`."""
-    return _find(_host_blocks, pointer)
+    return _find(_host_blocks, pointer) or _find(_registered_arena, pointer)
+
+
+def is_managed(pointer: int) -> bool:
+    """Tell whether `pointer` lies in managed memory."""
+    found = _find(_host_blocks, pointer) if _managed else None
+    return found is not None and found[0] in _managed
 
 
 def note_host_block(address: int, size: int) -> None:
