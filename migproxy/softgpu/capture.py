@@ -128,6 +128,26 @@ class Capture:
             raise CudaError(status.STREAM_CAPTURE_MERGE, "two captures would merge")
         self.frontier[stream] = list(dict.fromkeys(self.frontier[stream] + nodes))
 
+    def _joined(self) -> set[Node]:
+        """The nodes that the origin stream follows."""
+        joined: set[Node] = set()
+        todo = list(self.frontier[self.origin])
+        while todo:
+            node = todo.pop()
+            if node not in joined:
+                joined.add(node)
+                todo += node.after
+        return joined
+
+    def leave(self, stream: Stream) -> None:
+        """A stream of the capture is destroyed: fine once the origin follows its work, else it spoils the capture."""
+        joined = self._joined()
+        if stream is self.origin or any(node not in joined for node in self.frontier[stream]):
+            self.invalidate()
+            return
+        del self.frontier[stream]
+        stream.capture = None
+
     def end(self) -> None:
         """Leave every stream.
 
@@ -140,13 +160,7 @@ class Capture:
             stream.capture = None
         if self.invalid:
             raise CudaError(status.STREAM_CAPTURE_INVALIDATED, "an earlier call spoiled the capture")
-        joined: set[Node] = set()
-        todo = list(self.frontier[self.origin])
-        while todo:
-            node = todo.pop()
-            if node not in joined:
-                joined.add(node)
-                todo += node.after
+        joined = self._joined()
         for stream, nodes in self.frontier.items():
             if stream is not self.origin and any(node not in joined for node in nodes):
                 raise CudaError(status.STREAM_CAPTURE_UNJOINED, "a stream of the capture was not joined")
