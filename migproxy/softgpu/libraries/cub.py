@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from .names import complete
 
@@ -171,6 +172,15 @@ def device_histogram(x: Array, y: Array, bins: Any) -> Array:
         places = values[(values >= 0) & (values < y.size)].astype(np.int64)
     y[...] = np.bincount(places, minlength=y.size).reshape(y.shape)
     return y
+
+
+def device_csrmv(n_rows: int, n_cols: int, nnz: int, values: Array, indptr: Array, indices: Array, x: Array) -> Array:
+    """Multiply a CSR matrix and a vector (CuPy 13)."""
+    if values.dtype != x.dtype:
+        raise TypeError(f"dtypes differ: {values.dtype} and {x.dtype}")
+    matrix = csr_array((values.reshape(-1)[:nnz], indices.reshape(-1)[:nnz], indptr.reshape(-1)), (n_rows, n_cols))
+    product: Array = matrix @ x.reshape(-1)
+    return product
 
 
 def _contiguous_axes(axes: Sequence[int]) -> bool:

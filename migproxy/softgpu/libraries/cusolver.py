@@ -56,6 +56,10 @@ def _getVersion() -> tuple[int, int, int]:
     return VERSION
 
 
+def _get_cuda_build_version() -> int:
+    return 12090
+
+
 def _getVersionNumber() -> int:
     return VERSION[0] * 1000 + VERSION[1] * 100 + VERSION[2]
 

@@ -14,7 +14,7 @@ import numpy as np
 from . import cusparse_generic, cusparse_legacy, cusparse_solvers
 from .cusparse_types import NOT_INITIALIZED, MatDescr, mat_descrs
 from .handles import Context, Handles, typed
-from .names import complete, facts
+from .names import complete, facts, older
 from .status import CuSparseError
 
 TYPES: dict[str, type] = {"s": np.float32, "d": np.float64, "c": np.complex64, "z": np.complex128}
@@ -102,7 +102,7 @@ def _publish(namespace: dict[str, Any]) -> None:
     """Bring in the other modules' public functions under the names that CuPy has for them."""
     known = facts("cusparse")
     for module in (cusparse_generic, cusparse_legacy, cusparse_solvers):
-        for name in [*known["functions"], *known["classes"]]:
+        for name in [*known["functions"], *older("cusparse"), *known["classes"]]:
             if hasattr(module, name):
                 namespace.setdefault(name, getattr(module, name))
 

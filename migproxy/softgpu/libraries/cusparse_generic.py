@@ -225,6 +225,13 @@ def spMatGetStridedBatch(desc: int) -> int:
     return _matrix(desc).batch
 
 
+def spMatSetStridedBatch(desc: int, batchCount: int) -> None:
+    """Set how many matrices a batch has (before CuPy 14.1); more than one is not multiplied here."""
+    if batchCount > 1:
+        raise CuSparseError(NOT_SUPPORTED, "cusparse: a batch of sparse matrices is not supported by the software GPU")
+    _matrix(desc).batch = batchCount
+
+
 def spMatSetAttribute(spMatDescr: int, attribute: int, data: int) -> None:
     """Set the fill mode (0) or the kind of diagonal (1)."""
     m = _matrix(spMatDescr)

@@ -121,7 +121,7 @@ def destroy(handle: int) -> None:
 
 def get_version() -> int:
     """Return the version of cuTENSOR that this module follows."""
-    return 20801
+    return 20800
 
 
 def get_cudart_version() -> int:

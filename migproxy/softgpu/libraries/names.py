@@ -1,8 +1,10 @@
 """The public names of CuPy's compiled library modules, as facts recorded from the modules themselves.
 
-``data/*.json`` holds what ``tests/gpu_data/record_library_names.py`` read from CuPy: enumeration values, functions with
-their signatures, classes. A library module of the software GPU takes its constants from there and calls `complete` at
-its end, so that each real name that it does not implement exists and is refused by name.
+``data/*.json`` holds what ``tests/gpu_data/record_library_names.py`` read from CuPy 14.2: enumeration values, functions
+with their signatures, classes. ``data/older.json`` holds the functions that only older versions, from 13.4 on, have:
+nearly all of them belong to interfaces that CUDA 12 removed. A library module of the software GPU takes its constants
+from there and calls `complete` at its end, so that each real name that it does not implement exists and is refused by
+name.
 """
 
 from __future__ import annotations
@@ -36,6 +38,14 @@ def facts(library: str) -> Facts:
     text = files(__package__).joinpath("data", f"{library}.json").read_text(encoding="utf-8")
     loaded: Facts = json.loads(text)
     return loaded
+
+
+@cache
+def older(library: str) -> dict[str, str]:
+    """Return the functions of a library that only older versions of CuPy have, with their signatures."""
+    text = files(__package__).joinpath("data", "older.json").read_text(encoding="utf-8")
+    found: dict[str, str] = json.loads(text).get(library, {})
+    return found
 
 
 def parameters(signature: str) -> list[str]:
@@ -102,8 +112,9 @@ def complete(namespace: dict[str, Any], library: str, error: type[TableError] | 
     known = facts(library)
     for name, value in known["constants"].items():
         namespace.setdefault(name, value)
-    missing = frozenset(name for name in known["functions"] if name not in namespace)
-    for name in known["functions"]:
+    functions = [*known["functions"], *older(library)]
+    missing = frozenset(name for name in functions if name not in namespace)
+    for name in functions:
         if name in namespace:
             namespace[name] = _quiet(namespace[name])
     for name in missing:

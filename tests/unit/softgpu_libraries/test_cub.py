@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from migproxy.softgpu.libraries import cub
 
@@ -77,6 +78,13 @@ def test_what_cub_cannot_do_is_none(rng):
     assert cub.cub_reduction(x.astype(np.int8), 0) is None
     assert cub.cub_reduction(x.astype(bool), 1) is None
     assert cub.cub_scan(x, 0) is None
+
+
+def test_csrmv(rng):
+    dense = rng.standard_normal((4, 6)) * (rng.random((4, 6)) < 0.5)
+    a, x = csr_array(dense), rng.standard_normal(6)
+    product = cub.device_csrmv(4, 6, a.nnz, a.data, a.indptr, a.indices, x)
+    np.testing.assert_allclose(product, dense @ x)
 
 
 def test_errors():
