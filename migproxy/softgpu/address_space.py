@@ -277,7 +277,7 @@ class AddressSpace:
     def map(self, base: int, size: int, memory: Physical) -> None:
         with self.lock:
             if size != memory.size:
-                raise CudaError(status.INVALID_VALUE, f"{size} bytes mapped of an allocation of {memory.size}")
+                raise CudaError(status.NOT_SUPPORTED, f"{size} bytes mapped of an allocation of {memory.size}")
             reservation = self.reservations.find(base)
             if reservation is None or base + size > reservation.base + reservation.size:
                 raise CudaError(status.INVALID_VALUE, f"[{base:#x}, +{size:#x}) is not within one reservation")
@@ -298,7 +298,10 @@ class AddressSpace:
     def unmap(self, base: int, size: int) -> None:
         with self.lock:
             self._wait_quiet()
-            for mapping in self._whole_mappings(base, size):
+            found = self.mappings.overlapping(base, size)
+            if found and (found[0].base < base or found[-1].base + found[-1].size > base + size):
+                raise CudaError(status.INVALID_VALUE, f"[{base:#x}, +{size:#x}) cuts through a mapping")
+            for mapping in found:
                 memory = mapping.memory
                 if memory.references and mapping.access:
                     try:
@@ -363,6 +366,8 @@ class AddressSpace:
     def host_unregister(self, address: int) -> None:
         with self.lock:
             pinned = self.host.at(address)
+            if pinned is None and self.host.find(address) is not None:
+                raise CudaError(status.INVALID_VALUE, f"{address:#x} is inside a registered range, not its start")
             if pinned is None or pinned.owned:
                 raise CudaError(status.HOST_MEMORY_NOT_REGISTERED, f"{address:#x} is not registered")
             self._wait_quiet()

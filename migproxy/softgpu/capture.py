@@ -7,7 +7,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from migproxy.errors import CudaError
 from migproxy.softgpu import errors_table as status
@@ -106,13 +106,25 @@ class Capture:
         self.handed_out: object = None
 
     def invalidate(self) -> None:
+        """Spoil the capture: what follows fails, and ``cuStreamEndCapture`` gives no graph."""
         self.invalid = True
+
+    def refuse(self, code: int, detail: str) -> NoReturn:
+        """Fail a call that a capture does not allow; like the driver's, it spoils the capture."""
+        self.invalidate()
+        raise CudaError(code, detail)
+
+    def active(self) -> bool:
+        return not self.invalid and self.origin.capture is self
+
+    def check(self) -> None:
+        if self.invalid:
+            raise CudaError(status.STREAM_CAPTURE_INVALIDATED, "an earlier call spoiled the capture")
 
     def record(
         self, stream: Stream, kind: NodeKind, run: Callable[[], None] | None, foreign: bool, params: object
     ) -> Node:
-        if self.invalid:
-            raise CudaError(status.STREAM_CAPTURE_INVALIDATED, "an earlier call spoiled the capture")
+        self.check()
         node = self.graph.add(kind, run, self.frontier[stream], foreign=foreign, params=params)
         self.frontier[stream] = [node]
         return node
@@ -158,8 +170,7 @@ class Capture:
         """
         for stream in self.frontier:
             stream.capture = None
-        if self.invalid:
-            raise CudaError(status.STREAM_CAPTURE_INVALIDATED, "an earlier call spoiled the capture")
+        self.check()
         joined = self._joined()
         for stream, nodes in self.frontier.items():
             if stream is not self.origin and any(node not in joined for node in nodes):

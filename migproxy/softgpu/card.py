@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from migproxy.errors import UsageError
+from migproxy.errors import CudaError, UsageError
 
 NAME = "migproxy software GPU"
 MIB = 1 << 20
@@ -115,6 +115,8 @@ class Device:
     ordinal: int
     spec: CardSpec
     used: int = 0
+    #: The first fault of any context: as on a GPU, this process gets no new context on the device after it.
+    fault: CudaError | None = None
     attributes: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

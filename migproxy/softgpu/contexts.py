@@ -5,6 +5,7 @@ from __future__ import annotations
 from migproxy.errors import CudaError
 from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
+from migproxy.softgpu.card import Device
 from migproxy.softgpu.devices import DeviceApi
 from migproxy.softgpu.events import Event, EventApi
 from migproxy.softgpu.state import Context, entry, need
@@ -35,13 +36,17 @@ class ContextApi(EventApi, DeviceApi):
         need(pctx)
         device = self.device(dev)
         with self.lock:
-            if dev not in self.primary:
-                context = Context(device, self.primary_flags.get(dev, 0), primary=True)
+            context = self.primary.get(dev)
+            if context is None:
+                context = self.primary[dev] = Context(device, 0, primary=True)
                 context.handle = self.handles.add(context)
-                self.primary[dev] = context
-            self.primary[dev].check()
+                context.alive = False
+            _refuse_after_fault(device)
+            if not context.alive:
+                # The same object again: a thread that had it current has it current still.
+                context.renew(self.primary_flags.get(dev, 0))
             self.primary_references[dev] = self.primary_references.get(dev, 0) + 1
-            raw.write_u64(pctx, self.primary[dev].handle)
+            raw.write_u64(pctx, context.handle)
 
     @entry
     def cuDevicePrimaryCtxRelease(self, dev: int) -> None:
@@ -50,23 +55,23 @@ class ContextApi(EventApi, DeviceApi):
             need(self.primary_references.get(dev, 0) > 0, "not retained", status.INVALID_CONTEXT)
             self.primary_references[dev] -= 1
             if self.primary_references[dev] == 0:
-                self._destroy(self.primary.pop(dev))
+                self._destroy(self.primary[dev])
 
     @entry
     def cuDevicePrimaryCtxReset(self, dev: int) -> None:
         self.device(dev)
         with self.lock:
             self.primary_references[dev] = 0
-            context = self.primary.pop(dev, None)
-        if context is not None:
+            context = self.primary.get(dev)
+        if context is not None and context.alive:
             self._destroy(context)
 
     @entry
     def cuDevicePrimaryCtxGetState(self, dev: int, flags: int, active: int) -> None:
         self.device(dev)
         context = self.primary.get(dev)
-        raw.write_u32(flags, context.flags if context else self.primary_flags.get(dev, 0))
-        raw.write_i32(active, int(context is not None))
+        raw.write_u32(flags, self.primary_flags.get(dev, 0))
+        raw.write_i32(active, int(context is not None and context.alive))
 
     @entry
     def cuDevicePrimaryCtxSetFlags(self, dev: int, flags: int) -> None:
@@ -86,6 +91,7 @@ class ContextApi(EventApi, DeviceApi):
         flags, dev = rest[-2:]
         need(not any(rest[:-2]), "execution affinity is not supported", status.NOT_SUPPORTED)
         need(not flags & ~_FLAGS, f"flags {flags:#x}")
+        _refuse_after_fault(self.device(dev))
         context = Context(self.device(dev), flags, primary=False)
         context.handle = self.handles.add(context)
         self.context_stack.append(context)
@@ -121,7 +127,8 @@ class ContextApi(EventApi, DeviceApi):
             if pinned.context_handle == context.handle:
                 (self.space.host_free if pinned.owned else self.space.host_unregister)(pinned.base)
         self.forget_context(context)
-        self.handles.drop(context.handle)
+        if not context.primary:
+            self.handles.drop(context.handle)
 
     def forget_context(self, context: Context) -> None:
         """For the parts that keep more objects of a context: drop them."""
@@ -130,6 +137,7 @@ class ContextApi(EventApi, DeviceApi):
 
     @entry
     def cuCtxPushCurrent(self, ctx: int) -> None:
+        need(ctx)
         self.context_stack.append(self._any_context(ctx))
 
     @entry
@@ -200,13 +208,13 @@ class ContextApi(EventApi, DeviceApi):
     def cuCtxGetLimit(self, pvalue: int, limit: int) -> None:
         limits = self.context().limits
         need(pvalue)
-        need(limit in limits, f"limit {limit}", status.UNSUPPORTED_LIMIT)
+        need(limit in limits, f"limit {limit}")
         raw.write_u64(pvalue, limits[limit])
 
     @entry
     def cuCtxSetLimit(self, limit: int, value: int) -> None:
         context = self.context()
-        need(limit in context.limits, f"limit {limit}", status.UNSUPPORTED_LIMIT)
+        need(limit in context.limits, f"limit {limit}")
         need(value <= context.device.total, f"limit {limit} of {value} bytes", status.OUT_OF_MEMORY)
         context.limits[limit] = value
 
@@ -245,3 +253,8 @@ class ContextApi(EventApi, DeviceApi):
         context, peer = self.context(), self._any_context(peerContext)
         need(peer.id in context.peers, "", status.PEER_ACCESS_NOT_ENABLED)
         context.peers.remove(peer.id)
+
+
+def _refuse_after_fault(device: Device) -> None:
+    if device.fault is not None:
+        raise CudaError(device.fault.status, device.fault.detail)

@@ -39,6 +39,14 @@ class Event:
         self.record: _Record | None = None
         self.captured: tuple[Capture, list[Node]] | None = None
 
+    def refuse_if_captured(self) -> None:
+        """Fail a call on an event that was last recorded in a capture; like the driver's, it spoils the capture."""
+        if self.captured is None:
+            return
+        capture, _ = self.captured
+        need(capture.active(), "the event was last recorded in a capture that is over")
+        capture.refuse(status.CAPTURED_EVENT, "the event was last recorded in a capture")
+
     def reached(self) -> bool:
         mark = self.record.mark if self.record is not None else None
         return mark is None or mark.reached()
@@ -55,6 +63,7 @@ class EventApi(StreamApi):
     @entry
     def cuEventCreate(self, phEvent: int, Flags: int) -> None:
         need(phEvent and not Flags & ~(_BLOCKING_SYNC | _DISABLE_TIMING | _INTERPROCESS), f"event flags {Flags}")
+        need(not Flags & _INTERPROCESS or Flags & _DISABLE_TIMING, "an event between processes with timing")
         need(not Flags & _INTERPROCESS, "events between processes are not supported", status.NOT_SUPPORTED)
         event = Event(self.context(), Flags)
         event.handle = self.handles.add(event)
@@ -62,7 +71,7 @@ class EventApi(StreamApi):
 
     @entry
     def cuEventDestroy(self, hEvent: int) -> None:
-        self.handles.get(hEvent, Event)
+        self.event(hEvent)
         self.handles.drop(hEvent)
 
     @entry
@@ -78,6 +87,7 @@ class EventApi(StreamApi):
         event = self.event(event_handle)
         stream = self.stream(stream_handle)
         if stream.capture is not None:
+            stream.capture.check()
             if flags == _EXTERNAL:
                 stream.submit(NodeKind.EVENT_RECORD, self.record_when_run(event), params=event)
             else:
@@ -102,16 +112,17 @@ class EventApi(StreamApi):
     @entry
     def cuEventQuery(self, hEvent: int) -> None:
         event = self.event(hEvent)
-        need(event.captured is None, "the event was last recorded in a capture", status.CAPTURED_EVENT)
+        event.refuse_if_captured()
         if not event.reached():
             give_way()
-            raise CudaError(status.NOT_READY)
+            if not event.reached():
+                raise CudaError(status.NOT_READY)
         event.context.check()
 
     @entry
     def cuEventSynchronize(self, hEvent: int) -> None:
         event = self.event(hEvent)
-        need(event.captured is None, "the event was last recorded in a capture", status.CAPTURED_EVENT)
+        event.refuse_if_captured()
         record = event.record
         if record is not None and record.mark is not None:
             record.mark.wait()
@@ -120,8 +131,9 @@ class EventApi(StreamApi):
     @entry
     def cuEventElapsedTime(self, pMilliseconds: int, hStart: int, hEnd: int) -> None:
         start, end = self.event(hStart), self.event(hEnd)
-        need(pMilliseconds)
-        need(start.captured is None and end.captured is None, "recorded in a capture", status.CAPTURED_EVENT)
+        need(pMilliseconds, "", status.INVALID_HANDLE)
+        start.refuse_if_captured()
+        end.refuse_if_captured()
         need(not (start.flags | end.flags) & _DISABLE_TIMING, "an event without timing", status.INVALID_HANDLE)
         first, last = start.record, end.record
         if first is None or last is None:
@@ -136,11 +148,13 @@ class EventApi(StreamApi):
         need(Flags in (0, _EXTERNAL), f"wait flags {Flags}")
         if event.captured is not None and Flags != _EXTERNAL:
             capture, nodes = event.captured
-            need(stream.capture is not None or capture.origin.capture is capture, "", status.CAPTURED_EVENT)
+            need(capture.active(), "the event was last recorded in a capture that is over")
             capture.join(stream, nodes)
             return
         if stream.capture is not None:
-            need(Flags == _EXTERNAL, "the event was not recorded in this capture", status.STREAM_CAPTURE_ISOLATION)
+            stream.capture.check()
+            if Flags != _EXTERNAL:
+                stream.capture.refuse(status.STREAM_CAPTURE_ISOLATION, "the event was not recorded in this capture")
             stream.submit(NodeKind.WAIT_EVENT, self.wait_when_run(event), params=event)
             return
         record = event.record

@@ -73,7 +73,8 @@ class GraphApi(PoolApi):
         capture = stream.capture
         if capture is None:
             raise CudaError(status.ILLEGAL_STATE, "the stream is not capturing")
-        need(capture.origin is stream, "begun on another stream", status.STREAM_CAPTURE_UNMATCHED)
+        if capture.origin is not stream:
+            capture.refuse(status.STREAM_CAPTURE_UNMATCHED, "begun on another stream")
         need(
             capture.mode == _RELAXED or capture.thread == _thread(),
             "begun by another thread",
@@ -282,8 +283,8 @@ class GraphApi(PoolApi):
         graph = self._graph(hGraph)
         for before, node in zip(self._nodes(first, rest[-1]), self._nodes(to, rest[-1]), strict=True):
             need(before.graph is graph and node.graph is graph, "nodes of another graph")
-            if before not in node.after:
-                node.after.append(before)
+            need(before not in node.after, "the edge is there already")
+            node.after.append(before)
 
     # ---- asking -------------------------------------------------------------------------------------------------
 
@@ -373,8 +374,10 @@ class GraphApi(PoolApi):
 
     @entry
     def cuGraphExecUpdate(self, hGraphExec: int, hGraph: int, resultInfo: int) -> None:
-        executable, fresh = self._executable(hGraphExec), _instantiate(self._graph(hGraph), 0)
-        same = [node.kind for node in executable.order] == [node.kind for node in fresh.order]
+        executable, graph = self._executable(hGraphExec), self._graph(hGraph)
+        same = len(executable.order) == len(graph.nodes)
+        fresh = _instantiate(graph, 0) if same else executable
+        same = same and [node.kind for node in executable.order] == [node.kind for node in fresh.order]
         if resultInfo:
             raw.write_bytes(resultInfo, struct.pack("<IxxxxQQ", 0 if same else 2, 0, 0))
         need(same, "the graph's topology changed", status.GRAPH_EXEC_UPDATE_FAILURE)

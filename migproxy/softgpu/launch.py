@@ -11,7 +11,7 @@ from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
 from migproxy.softgpu.capture import NodeKind
 from migproxy.softgpu.host_calls_unsafe import call_block_size
-from migproxy.softgpu.modules import Function, ModuleApi
+from migproxy.softgpu.modules import Function, ModuleApi, required_block
 from migproxy.softgpu.state import entry, need
 
 _CONFIG = struct.Struct("<IIIIIIIxxxxQQIxxxx")  # grid, block, shared bytes, stream, attributes, their number
@@ -194,11 +194,14 @@ def gather_params(function: Function, kernel_params: int, extra: int) -> raw.Buf
     if extra:
         need(not kernel_params, "both kernelParams and extra")
         source, size = _extra_buffer(extra)
-        if size < kernel.param_size:
+        offset, last = kernel.params[-1]
+        if size > offset + last:
             raise CudaError(
-                status.INVALID_VALUE, f"{size} bytes of parameters; {kernel.name} takes {kernel.param_size}"
+                status.LAUNCH_OUT_OF_RESOURCES,
+                f"{size} bytes of parameters; {kernel.name} takes {offset + last}",
             )
-        raw.memmove(buffer.address, source, kernel.param_size)
+        # Fewer bytes are accepted, as by the driver; the rest is zero.
+        raw.memmove(buffer.address, source, size)
         return buffer
     if not kernel_params:
         raise CudaError(status.INVALID_VALUE, f"{kernel.name} takes {len(kernel.params)} parameters")
@@ -258,7 +261,7 @@ def launch_operation(
     Raises
     ------
     CudaError
-        ``INVALID_VALUE`` beyond the card's limits, ``LAUNCH_OUT_OF_RESOURCES`` beyond the kernel's.
+        ``INVALID_VALUE`` beyond the card's limits or the kernel's.
     """
     kernel = function.kernel
     gx, gy, gz = grid
@@ -271,9 +274,11 @@ def launch_operation(
         raise CudaError(status.INVALID_VALUE, f"block {block} of {kernel.name}: {threads} threads")
     if threads > (kernel.max_threads or card.MAX_THREADS):
         raise CudaError(
-            status.LAUNCH_OUT_OF_RESOURCES,
-            f"{kernel.name} allows blocks of {kernel.max_threads} threads, not {threads}",
+            status.INVALID_VALUE, f"{kernel.name} allows blocks of {kernel.max_threads} threads, not {threads}"
         )
+    required = required_block(kernel)
+    if required is not None and block != required:
+        raise CudaError(status.INVALID_VALUE, f"{kernel.name} requires blocks of {required}, not {block}")
     if not 0 <= shared <= function.max_dynamic_shared:
         raise CudaError(
             status.INVALID_VALUE,

@@ -7,7 +7,7 @@ import struct
 from migproxy.errors import CudaError
 from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
-from migproxy.softgpu.address_space import Allocation, HostRange, Mapping, Physical
+from migproxy.softgpu.address_space import Allocation, HostRange, Mapping, Physical, Reservation
 from migproxy.softgpu.card import GRANULARITY, PITCH_ALIGNMENT, Device
 from migproxy.softgpu.contexts import ContextApi
 from migproxy.softgpu.state import entry, need
@@ -178,7 +178,10 @@ class MemoryApi(ContextApi):
 
     def _host_alloc(self, out: int, size: int, flags: int) -> None:
         context = self.context()
-        need(out and size > 0 and not flags & ~_HOST_ALLOC_FLAGS, f"host allocation of {size} bytes, flags {flags}")
+        need(out and not flags & ~_HOST_ALLOC_FLAGS, f"host allocation of {size} bytes, flags {flags}")
+        if size == 0:
+            raw.write_u64(out, 0)
+            return
         raw.write_u64(out, self.space.host_allocate(size, flags, context.handle, context.device).base)
 
     @entry
@@ -248,9 +251,11 @@ class MemoryApi(ContextApi):
 
     # ---- pointers -----------------------------------------------------------------------------------------------
 
+    # Even a context with a fault tells what it knows of a pointer.
+
     @entry
     def cuPointerGetAttribute(self, data: int, attribute: int, ptr: int) -> None:
-        self.context()
+        need(self.current(), "this thread has no current context", status.INVALID_CONTEXT)
         need(data)
         found = self._lookup(ptr)
         if found is None:
@@ -259,14 +264,16 @@ class MemoryApi(ContextApi):
 
     @entry
     def cuPointerGetAttributes(self, numAttributes: int, attributes: int, data: int, ptr: int) -> None:
-        self.context()
+        need(self.current(), "this thread has no current context", status.INVALID_CONTEXT)
         need(numAttributes > 0 and attributes and data)
         wanted = raw.read_array_u32(attributes, numAttributes)
         places = raw.read_array_u64(data, numAttributes)
         found = self._lookup(ptr)
         for attribute, place in zip(wanted, places, strict=True):
             if found is None:
-                _unknown_pointer(place, attribute)
+                with self.space.lock:
+                    reserved = self.space.reservations.find(ptr)
+                _unknown_pointer(place, attribute, reserved)
             else:
                 self._pointer_attribute(place, attribute, ptr, found)
 
@@ -294,8 +301,9 @@ class MemoryApi(ContextApi):
         host = isinstance(found, HostRange)
         allocation = found if isinstance(found, Allocation) else None
         managed = allocation is not None and allocation.managed
-        if attribute == 1:  # CONTEXT; memory that is only mapped has none
-            raw.write_u64(out, 0 if isinstance(found, Mapping) else found.context_handle)
+        if attribute == 1:  # CONTEXT; memory that is mapped or of a pool has none
+            free = isinstance(found, Mapping) or (allocation is not None and allocation.pool)
+            raw.write_u64(out, 0 if free else found.context_handle)  # type: ignore[union-attr]
         elif attribute == 2:  # MEMORY_TYPE
             raw.write_u32(out, _MEMORY_HOST if host else _MEMORY_DEVICE)
         elif attribute == 3:  # DEVICE_POINTER
@@ -304,7 +312,7 @@ class MemoryApi(ContextApi):
             need(host or managed, f"{address:#x} has no host pointer")
             raw.write_u64(out, address)
         elif attribute == 6:  # SYNC_MEMOPS
-            raw.write_u32(out, int(allocation is not None and allocation.sync_memops))
+            raw.write_u32(out, int(managed or (allocation is not None and allocation.sync_memops)))
         elif attribute in (7, 20):  # BUFFER_ID, MEMORY_BLOCK_ID
             raw.write_u64(out, found.memory.handle if isinstance(found, Mapping) else found.buffer_id)
         elif attribute == 8:  # IS_MANAGED
@@ -313,26 +321,30 @@ class MemoryApi(ContextApi):
             raw.write_i32(out, found.device.ordinal)
         elif attribute in (10, 15, 21):  # IS_LEGACY_CUDA_IPC_, IS_GPU_DIRECT_RDMA_, IS_HW_DECOMPRESS_CAPABLE
             raw.write_u8(out, 0)
-        elif attribute in (11, 19):  # RANGE_START_ADDR, MAPPING_BASE_ADDR
-            raw.write_u64(out, found.base)
-        elif attribute in (12, 18):  # RANGE_SIZE, MAPPING_SIZE
-            raw.write_u64(out, found.size)
+        elif attribute in (11, 12):  # RANGE_START_ADDR, RANGE_SIZE: of mapped memory, those of the reservation
+            whole = (self.space.reservations.find(address) if isinstance(found, Mapping) else None) or found
+            raw.write_u64(out, whole.base if attribute == 11 else whole.size)
+        elif attribute in (18, 19):  # MAPPING_SIZE, MAPPING_BASE_ADDR
+            raw.write_u64(out, found.base if attribute == 19 else found.size)
         elif attribute == 13:  # MAPPED
             raw.write_u8(out, 1)
         elif attribute == 14:  # ALLOWED_HANDLE_TYPES
             raw.write_u64(out, 0)
         elif attribute == 16:  # ACCESS_FLAGS
-            ordinal = self.context().device.ordinal
-            raw.write_u32(out, found.access.get(ordinal, 0) if isinstance(found, Mapping) else 3)
+            raw.write_u32(out, max(found.access.values(), default=0) if isinstance(found, Mapping) else 3)
         elif attribute == 17:  # MEMPOOL_HANDLE
             raw.write_u64(out, allocation.pool if allocation is not None else 0)
         else:
             raise CudaError(status.NOT_SUPPORTED, f"pointer attribute {attribute}")
 
 
-def _unknown_pointer(out: int, attribute: int) -> None:
+def _unknown_pointer(out: int, attribute: int, reserved: Reservation | None) -> None:
     """What ``cuPointerGetAttributes`` says about memory that is the host's own: nothing, and no error."""
-    if attribute in (1, 3, 4, 7, 11, 12, 14, 17, 18, 19, 20):
+    if attribute in (11, 12):
+        # As the driver: without a range the result stays as it was.
+        if reserved is not None:
+            raw.write_u64(out, reserved.base if attribute == 11 else reserved.size)
+    elif attribute in (1, 3, 4, 7, 14, 17, 18, 19, 20):
         raw.write_u64(out, 0)
     elif attribute == 9:
         raw.write_i32(out, -2)

@@ -62,6 +62,12 @@ class LibraryKernel:
     pending: dict[tuple[int, int], int] = field(default_factory=dict)  # (device, attribute) → value
 
 
+def required_block(kernel: Kernel) -> tuple[int, int, int] | None:
+    """The only block that a kernel may be launched with (``.reqntid``), if it says so."""
+    required: tuple[int, int, int] | None = getattr(kernel, "reqntid", None)
+    return required
+
+
 def default_dynamic_shared(kernel: Kernel) -> int:
     """Dynamic shared memory that a kernel may use without opting in."""
     return max(card.SHARED_PER_BLOCK - kernel.static_shared, 0)
@@ -194,7 +200,7 @@ class ModuleApi(ArrayCopyApi):
 
     @entry
     def cuModuleGetGlobal(self, dptr: int, bytes: int, hmod: int, name: int) -> None:
-        need(name)
+        need(name and (dptr or bytes))
         _write_global(dptr, bytes, self.module(hmod), _name(name))
 
     # ---- libraries ----------------------------------------------------------------------------------------------
@@ -319,6 +325,8 @@ class ModuleApi(ArrayCopyApi):
         """A function, or a library's kernel in its place, as the driver allows for launches."""
         found = self.handles.find(handle)
         if isinstance(found, Function):
+            if found.module.context.fault is not None:
+                found.module.context.check()
             return found
         if isinstance(found, LibraryKernel):
             return self.bind(found, self.context())
@@ -412,7 +420,7 @@ class ModuleApi(ArrayCopyApi):
         kernel = function.kernel
         major, minor = self.spec.capability
         values = {
-            0: min(kernel.max_threads or card.MAX_THREADS, card.MAX_THREADS),
+            0: card.MAX_THREADS if required_block(kernel) else kernel.max_threads or card.MAX_THREADS,
             1: kernel.static_shared,
             2: kernel.const_bytes,
             3: kernel.local_bytes,
@@ -438,7 +446,7 @@ def _set_attribute(function: Function, attribute: int, value: int) -> None:
     if attribute == 8:
         limit = card.SHARED_OPTIN - function.kernel.static_shared
         need(0 <= value <= limit, f"{value} bytes of dynamic shared memory; {limit} are possible")
-        function.max_dynamic_shared = max(value, default_dynamic_shared(function.kernel))
+        function.max_dynamic_shared = value
     elif attribute == 9:
         need(-1 <= value <= 100, f"carveout {value}")
         function.carveout = value

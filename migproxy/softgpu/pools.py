@@ -89,7 +89,7 @@ class PoolApi(LaunchApi):
     def cuMemPoolDestroy(self, pool: int) -> None:
         found = self._pool(pool)
         default, current = self._device_pools(found.device)
-        need(found is not default, "a default pool cannot be destroyed", status.NOT_PERMITTED)
+        need(found is not default, "a default pool cannot be destroyed")
         if current is found:
             self._pools()[found.device.ordinal] = (default, default)
         self.handles.drop(pool)
@@ -177,6 +177,8 @@ class PoolApi(LaunchApi):
     @entry
     def cuMemFreeAsync(self, dptr: int, hStream: int) -> None:
         stream = self.stream(hStream)
+        if dptr == 0:
+            return
         need(stream.capture is None, "frees in graphs are not supported", status.NOT_SUPPORTED)
         found = self.space.allocations.at(dptr)
         if found is None or found.freeing:

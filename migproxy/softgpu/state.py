@@ -136,14 +136,21 @@ class Handles:
 class Context:
     """A CUDA context: a device, its streams, its limits, and at most one fault, which stays."""
 
+    device: Device
+    flags: int
+
     _ids = itertools.count(1)
 
     def __init__(self, device: Device, flags: int, *, primary: bool) -> None:
         self.device = device
-        self.flags = flags
         self.primary = primary
         self.id = next(self._ids)
         self.handle = 0
+        self.renew(flags)
+
+    def renew(self, flags: int) -> None:
+        """Start it, for the first time or, a primary one, again."""
+        self.flags = flags
         self.alive = True
         self.fault: CudaError | None = None
         #: Held while operations are numbered, so that the default stream's order against the others is one order.
@@ -160,15 +167,17 @@ class Context:
         with self.lock:
             if self.fault is None:
                 self.fault = fault
+            if self.device.fault is None:
+                self.device.fault = fault
         if fault.status == status.ASSERT:
             print(fault.detail, file=_stderr(), flush=True)
 
     def check(self) -> None:
         """Fail with the context's fault, if it has one: it is sticky, as on a GPU."""
-        if self.fault is not None:
-            raise CudaError(self.fault.status, self.fault.detail)
         if not self.alive:
             raise CudaError(status.CONTEXT_IS_DESTROYED)
+        if self.fault is not None:
+            raise CudaError(self.fault.status, self.fault.detail)
 
 
 def _stderr() -> Any:

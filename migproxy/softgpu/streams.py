@@ -82,7 +82,8 @@ class Stream:
             None when it was recorded.
         """
         if self.capture is not None:
-            need(not wait, "a blocking call on a capturing stream", status.STREAM_CAPTURE_UNSUPPORTED)
+            if wait:
+                self.capture.refuse(status.STREAM_CAPTURE_UNSUPPORTED, "a blocking call on a capturing stream")
             self.capture.record(self, kind, run, foreign, params)
             return None
         with self.context.lock:
@@ -98,11 +99,8 @@ class Stream:
             others = []
             for stream in self.context.streams:
                 if stream.blocking and stream is not self:
-                    need(
-                        stream.capture is None,
-                        "the default stream would join a capture",
-                        status.STREAM_CAPTURE_IMPLICIT,
-                    )
+                    if stream.capture is not None:
+                        stream.capture.refuse(status.STREAM_CAPTURE_IMPLICIT, "the default stream would join a capture")
                     if not stream.queue.idle():
                         others.append(stream.queue.last())
             return tuple(others)
@@ -119,8 +117,7 @@ class Stream:
     def forbid_capture(self) -> None:
         """Fail a query or a wait on a capturing stream; like the driver's, it spoils the capture."""
         if self.capture is not None:
-            self.capture.invalidate()
-            raise CudaError(status.STREAM_CAPTURE_UNSUPPORTED, "the stream is capturing")
+            self.capture.refuse(status.STREAM_CAPTURE_UNSUPPORTED, "the stream is capturing")
 
 
 def synchronize_context(context: Context) -> None:
@@ -176,9 +173,9 @@ class StreamApi(DriverBase):
     @entry
     def cuStreamDestroy(self, hStream: int) -> None:
         need(hStream not in (0, 1, 2), "a default stream cannot be destroyed", status.INVALID_HANDLE)
-        stream = self.handles.get(hStream, Stream)
+        stream = self.stream(hStream)
         if stream.capture is not None:
-            stream.capture.invalidate()
+            stream.capture.leave(stream)
         self.handles.drop(hStream)
         with stream.context.lock:
             if stream in stream.context.streams and stream.queue.idle():
@@ -203,7 +200,8 @@ class StreamApi(DriverBase):
         stream.forbid_capture()
         if not all(mark.reached() for mark in stream.pending()):
             give_way()
-            raise CudaError(status.NOT_READY)
+            if not all(mark.reached() for mark in stream.pending()):
+                raise CudaError(status.NOT_READY)
         stream.context.check()
 
     @entry
@@ -259,7 +257,8 @@ class StreamApi(DriverBase):
     def cuStreamAddCallback(self, hStream: int, callback: int, userData: int, flags: int) -> None:
         need(callback and flags == 0)
         stream = self.stream(hStream)
-        need(stream.capture is None, "callbacks cannot be captured", status.STREAM_CAPTURE_UNSUPPORTED)
+        if stream.capture is not None:
+            stream.capture.refuse(status.STREAM_CAPTURE_UNSUPPORTED, "callbacks cannot be captured")
         stream.submit(NodeKind.HOST, lambda: call_stream_callback(callback, hStream, 0, userData), foreign=True)
 
     # ---- values in memory ---------------------------------------------------------------------------------------

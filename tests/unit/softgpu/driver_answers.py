@@ -360,7 +360,7 @@ def virtual_memory(d: Driver) -> Answers:
         "unmap nothing": d("cuMemUnmap", base + GRANULE, GRANULE),
         "unmap part": d("cuMemUnmap", base, 4096),
         "release": d("cuMemRelease", handle),
-        "still there": d("cuMemsetD8", base, 1, 4),
+        "still there": (d("cuMemsetD8", base, 1, 4), d("cuCtxSynchronize"))[0],
         "unmap": d("cuMemUnmap", base, GRANULE),
         "gone": d("cuMemsetD8", base, 1, 4),
         "unreserve": d("cuMemAddressFree", base, 4 * GRANULE),
@@ -620,6 +620,65 @@ def captures(d: Driver) -> Answers:
     return answers
 
 
+def captures_joined(d: Driver) -> Answers:
+    d.connect()
+    first, other, event = d.get("cuStreamCreate", 1), d.get("cuStreamCreate", 1), d.get("cuEventCreate", 2)
+    old, memory = d.get("cuEventCreate", 2), d.get("cuMemAlloc", 64)
+    answers: Answers = {
+        "old": d("cuEventRecord", old, other),
+        "begin": d("cuStreamBeginCapture", first, RELAXED),
+        "wait for old": d("cuStreamWaitEvent", first, old, 0),
+        "status": (d("cuStreamIsCapturing", first, d.at), d.word() & 0xFFFFFFFF),
+        "end": d("cuStreamEndCapture", first, d.at),
+        "begin 2": d("cuStreamBeginCapture", first, RELAXED),
+        "record": d("cuEventRecord", event, first),
+        "query captured event": d("cuEventQuery", event),
+        "status 2": (d("cuStreamIsCapturing", first, d.at), d.word() & 0xFFFFFFFF),
+        "synchronize captured event": d("cuEventSynchronize", event),
+        "status 2 again": (d("cuStreamIsCapturing", first, d.at), d.word() & 0xFFFFFFFF),
+        "end 2": d("cuStreamEndCapture", first, d.at),
+        "query after": d("cuEventQuery", event),
+        "wait after": d("cuStreamWaitEvent", other, event, 0),
+        "begin 3": d("cuStreamBeginCapture", first, RELAXED),
+        "record 3": d("cuEventRecord", event, first),
+        "fork": d("cuStreamWaitEvent", other, event, 0),
+        "work": d("cuMemsetD8Async", memory, 1, 4, other),
+        "unjoined": d("cuStreamEndCapture", first, d.at),
+        "begin 4": d("cuStreamBeginCapture", first, RELAXED),
+        "record 4": d("cuEventRecord", event, first),
+        "fork 4": d("cuStreamWaitEvent", other, event, 0),
+        "work 4": d("cuMemsetD8Async", memory, 1, 4, other),
+        "record on other": d("cuEventRecord", old, other),
+        "join": d("cuStreamWaitEvent", first, old, 0),
+        "joined": d("cuStreamEndCapture", first, d.at),
+    }
+    graph = d.word()
+    answers["nodes"] = (d("cuGraphGetNodes", graph, 0, d.at), d.word())
+    answers["begin 5"] = d("cuStreamBeginCapture", first, RELAXED)
+    answers["destroy while capturing"] = d("cuStreamDestroy", first)
+    answers["launch with the graph"] = (
+        d("cuEventQuery", event),
+        d("cuStreamWaitEvent", other, event, 0),
+        d("cuStreamQuery", other),
+    )
+    answers["host function"] = (
+        d("cuStreamBeginCapture", other, RELAXED),
+        d("cuStreamAddCallback", other, d.at, 0, 0),
+        d("cuStreamEndCapture", other, d.at),
+    )
+    answers["free in a capture"] = (
+        d("cuStreamBeginCapture", other, RELAXED),
+        d("cuMemFree", memory),
+        d("cuStreamEndCapture", other, d.at),
+    )
+    answers["pageable copy in a capture"] = (
+        d("cuStreamBeginCapture", other, RELAXED),
+        d("cuMemcpyDtoHAsync", d.at, d.get("cuMemAlloc", 4), 4, other),
+        d("cuStreamEndCapture", other, d.at),
+    )
+    return answers
+
+
 def graphs(d: Driver) -> Answers:
     d.connect()
     stream, memory = d.get("cuStreamCreate", 1), d.get("cuMemAlloc", 64)
@@ -640,7 +699,7 @@ def graphs(d: Driver) -> Answers:
     answers["rest of the room"] = handles[3:]
     answers["kinds"] = [(d("cuGraphNodeGetType", node, d.at), d.word() & 0xFFFFFFFF) for node in handles[:3]]
     answers["roots"] = (d("cuGraphGetRootNodes", graph, 0, d.at), d.word())
-    answers["edges"] = (d("cuGraphGetEdges", graph, 0, 0, d.at), d.word())
+    answers["edges"] = (d("cuGraphGetEdges", graph, 0, 0, 0, d.at), d.word())
     executable = d.get("cuGraphInstantiateWithFlags", graph, 0)
     answers["launch"] = d("cuGraphLaunch", executable, stream)
     answers["synchronize"] = d("cuStreamSynchronize", stream)
@@ -649,10 +708,15 @@ def graphs(d: Driver) -> Answers:
     first = d.get("cuGraphAddEmptyNode", empty, 0, 0)
     second = d.get("cuGraphAddEmptyNode", empty, d.data(struct.pack("<Q", first)), 1)
     pair = d.data(struct.pack("<QQ", second, first))
-    answers["cycle"] = d("cuGraphAddDependencies", empty, pair, pair + 8, 1)
+    answers["cycle"] = d("cuGraphAddDependencies", empty, pair, pair + 8, 0, 1)
     answers["instantiate cycle"] = d("cuGraphInstantiateWithFlags", d.at, empty, 0)
     answers["duplicate edge"] = d(
-        "cuGraphAddDependencies", graph, d.data(struct.pack("<Q", handles[0])), d.data(struct.pack("<Q", handles[1])), 1
+        "cuGraphAddDependencies",
+        graph,
+        d.data(struct.pack("<Q", handles[0])),
+        d.data(struct.pack("<Q", handles[1])),
+        0,
+        1,
     )
     answers["update"] = d("cuGraphExecUpdate", executable, empty, d.data(bytes(64)))
     answers["destroy"] = (d("cuGraphExecDestroy", executable), d("cuGraphDestroy", graph))
@@ -737,6 +801,64 @@ def _after_fault(d: Driver, context: int, name: str) -> Answers:
     return answers
 
 
+def after_reset(d: Driver) -> Answers:
+    d.connect()
+    d.launch(d.function(d.module(), "trap"))
+    return {
+        "synchronize": d("cuCtxSynchronize"),
+        "reset": d("cuDevicePrimaryCtxReset", 0),
+        "state": (d("cuDevicePrimaryCtxGetState", 0, d.at, d.at + 4), d.word(4) & 0xFFFFFFFF),
+        "synchronize after": d("cuCtxSynchronize"),
+        "retain": (status := d("cuDevicePrimaryCtxRetain", d.at, 0)),
+        "alloc": (d("cuCtxSetCurrent", d.word()), d("cuMemAlloc", d.at, 4)) if status == 0 else (),
+        "create": (status := d("cuCtxCreate", d.at, 0, 0)),
+        "alloc in it": d("cuMemAlloc", d.at, 4) if status == 0 else 0,
+    }
+
+
+def after_reset_in_health(d: Driver) -> Answers:
+    context = d.connect()
+    memory, stream = d.get("cuMemAlloc", 64), d.get("cuStreamCreate", 1)
+    return {
+        "reset": d("cuDevicePrimaryCtxReset", 0),
+        "state": (d("cuDevicePrimaryCtxGetState", 0, d.at, d.at + 4), d.word(4) & 0xFFFFFFFF),
+        "current": (d("cuCtxGetCurrent", d.at), int(d.word() == context)),
+        "synchronize": d("cuCtxSynchronize"),
+        "alloc": d("cuMemAlloc", d.at, 4),
+        "old memory": d("cuMemsetD8", memory, 1, 4),
+        "retain": (d("cuDevicePrimaryCtxRetain", d.at, 0), int(d.word() == context)),
+        "alloc again": d("cuMemAlloc", d.at, 4),
+        "old stream": d("cuStreamQuery", stream),
+    }
+
+
+def more_of_memory(d: Driver) -> Answers:
+    d.connect()
+    memory, stream = d.get("cuMemAlloc", 5000), d.get("cuStreamCreate", 1)
+    base, handle = d.mapped()
+    managed = d.get("cuMemAllocManaged", 5000, 1)
+    big, host = d.get("cuMemAlloc", 4 << 20), d.data(bytes(64))
+    return {
+        "host zero": (d("cuMemHostAlloc", d.at, 0, 0), d.word()),
+        "unmap twice": (d("cuMemUnmap", base, GRANULE), d("cuMemUnmap", base, GRANULE)),
+        "unmap whole reservation": d("cuMemUnmap", base, 4 * GRANULE),
+        "unmap beyond": d("cuMemUnmap", base, 8 * GRANULE),
+        "map again": d("cuMemMap", base + GRANULE, GRANULE, 0, handle, 0),
+        "map at two places": d("cuMemMap", base + 2 * GRANULE, GRANULE, 0, handle, 0),
+        "retain handle": d("cuMemRetainAllocationHandle", d.at, base + GRANULE),
+        "retain handle of plain memory": d("cuMemRetainAllocationHandle", d.at, memory),
+        # The location by value: type 1 (device) in the low half of the register, its number in the high one.
+        "advise": d("cuMemAdvise", managed, 4096, 1, 1),
+        "advise plain": d("cuMemAdvise", memory, 4096, 1, 1),
+        "free inside big": d("cuMemFree", big + GRANULE),
+        "copy from inside": d("cuMemcpyDtoH", host, big + (4 << 20) - 4, 4),
+        "copy over the end": d("cuMemcpyDtoH", host, big + (4 << 20) - 4, 8),
+        "set over the end": d("cuMemsetD8Async", big + (4 << 20) - 4, 0, 8, stream),
+        "address range at the end": d("cuMemGetAddressRange", d.at, 0, big + (4 << 20)),
+        "sync": d("cuCtxSynchronize"),
+    }
+
+
 def after_illegal_address(d: Driver) -> Answers:
     return _after_fault(d, d.connect(), "store")
 
@@ -749,7 +871,8 @@ SCENARIOS: dict[str, Callable[[Driver], Answers]] = {
     function.__name__: function
     for function in (
         before_init, without_context, contexts, allocation, copies, boxes, pointers, virtual_memory, registration,
-        streams, events, modules, functions, launches, captures, graphs, pools, after_illegal_address, after_trap,
+        streams, events, modules, functions, launches, captures, captures_joined,
+        graphs, pools, more_of_memory, after_illegal_address, after_trap, after_reset, after_reset_in_health,
     )
 }  # fmt: skip
 

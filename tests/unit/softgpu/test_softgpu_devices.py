@@ -134,7 +134,7 @@ def test_the_primary_context_lives_while_it_is_retained(session: Session) -> Non
 def test_limits(session: Session) -> None:
     session.ok("cuCtxSetLimit", 2, 32 * MIB)
     assert session.u64("cuCtxGetLimit", 2) == 32 * MIB
-    assert session.cuda.cuCtxSetLimit(77, 1) == 215
+    assert session.cuda.cuCtxSetLimit(77, 1) == 1
     session.ok("cuCtxGetStreamPriorityRange", session.at, session.at + 4)
     assert struct.unpack("<ii", session.out.raw[:8]) == (0, -5)
     session.ok("cuStreamCreateWithPriority", session.at, 1, (-3) & 0xFFFFFFFF)

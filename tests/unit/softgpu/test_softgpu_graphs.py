@@ -57,8 +57,8 @@ def test_a_capture_takes_in_streams_that_follow_its_events(session: Session) -> 
     session.ok("cuEventRecord", join, second)
     session.ok("cuStreamWaitEvent", first, join, 0)
     session.ok("cuMemcpyDtoDAsync", memory + 8, memory + 4, 4, first)
-    assert session.cuda.cuEventQuery(join) == 907
     graph = _end(session, first)
+    assert session.cuda.cuEventQuery(join) == 1
     session.ok("cuStreamQuery", second)
     executable = session.u64("cuGraphInstantiate", graph, 0)
     session.ok("cuGraphLaunch", executable, 0)
@@ -71,10 +71,19 @@ def test_what_spoils_a_capture(session: Session) -> None:
     session.ok("cuEventRecord", old, other)
     session.ok("cuStreamBeginCapture", stream, RELAXED)
     assert session.cuda.cuMemsetD8(memory, 1, 4) == IMPLICIT
+    assert session.cuda.cuEventRecord(event, stream) == INVALIDATED
+    assert session.cuda.cuStreamEndCapture(stream, session.at) == INVALIDATED
+    session.ok("cuStreamBeginCapture", stream, RELAXED)
     assert session.cuda.cuStreamWaitEvent(stream, old, 0) == ISOLATION
+    assert session.cuda.cuStreamEndCapture(stream, session.at) == INVALIDATED
+    session.ok("cuStreamBeginCapture", stream, RELAXED)
     session.ok("cuEventRecord", event, stream)
     session.ok("cuStreamWaitEvent", other, event, 0)
     assert session.cuda.cuStreamEndCapture(other, session.at) == UNMATCHED
+    assert session.cuda.cuStreamEndCapture(stream, session.at) == INVALIDATED
+    session.ok("cuStreamBeginCapture", stream, RELAXED)
+    session.ok("cuEventRecord", event, stream)
+    session.ok("cuStreamWaitEvent", other, event, 0)
     session.ok("cuMemsetD8Async", memory, 1, 4, other)
     assert session.cuda.cuStreamEndCapture(stream, session.at) == UNJOINED
     session.ok("cuStreamSynchronize", stream)

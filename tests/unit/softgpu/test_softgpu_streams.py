@@ -133,9 +133,9 @@ def test_a_fault_is_sticky_and_later_work_is_not_run(session: Session) -> None:
         assert session.cuda.cuMemAlloc(session.at, 16) == ILLEGAL_ADDRESS
         assert session.cuda.cuStreamQuery(stream) == ILLEGAL_ADDRESS
     assert ctypes.c_uint32.from_address(memory).value == 5
+    # As on a GPU, the process gets no other context there.
     session.ok("cuDevicePrimaryCtxReset", 0)
-    session.ok("cuCtxSetCurrent", session.u64("cuDevicePrimaryCtxRetain", 0))
-    session.alloc(16)
+    assert session.cuda.cuDevicePrimaryCtxRetain(session.at, 0) == ILLEGAL_ADDRESS
 
 
 def test_a_device_assert_reaches_stderr(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
