@@ -76,7 +76,7 @@ def _pack(e: Emitter, i: Instr, kinds: list[str]) -> None:
     mask = (1 << bits) - 1
     high = e.op(f"shl i32 {e.op(f'and i32 {a}, {mask}')}, {bits}")
     value = e.op(f"or i32 {high}, {e.op(f'and i32 {b}, {mask}')}")
-    if len(kinds) == 3:
+    if len(kinds) == 3 and bits < 16:
         rest = e.op(f"shl i32 {e.get(i.ops[3], 'b32')}, {2 * bits}")
         value = e.op(f"or i32 {value}, {rest}")
     e.put(i.ops[0], "b32", value)

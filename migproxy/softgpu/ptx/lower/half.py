@@ -1,8 +1,7 @@
 """f16 and bf16 arithmetic, one rounding per operation.
 
 f32 has more than twice f16's (and bf16's) significand plus two bits, so that add, sub, mul, div and sqrt in f32 and
-one rounding to half give the correctly rounded result. fma goes through f64, whose sum is exact or far enough from
-any tie; f64 reaches half through a rounding to odd.
+one rounding to half give the correctly rounded result. fma goes through f64 rounded to odd, then f32 rounded to odd.
 """
 
 from __future__ import annotations
@@ -74,7 +73,8 @@ def _value(e: Emitter, i: Instr, form: str, args: list[str]) -> str:
     wide = [widen(e, arg, form) for arg in args]
     if name in ("fma", "mad"):
         doubles = [e.op(f"fpext float {value} to double") for value in wide]
-        result = narrow_double(e, intrinsic(e, "fma", "double", *doubles), form)
+        total = e.call("double", helpers.need(e, "fmaodd"), *[f"double {value}" for value in doubles])
+        result = narrow_double(e, total, form)
     elif name in ("min", "max"):
         sign = ""
         if "xorsign" in i.mods:

@@ -90,6 +90,34 @@ declare double @llvm.fabs.f64(double)
 """
 
 
+def _fmaodd(_: str) -> str:
+    """a*b + c of halves in double: the product is exact, and an inexact sum gets an odd significand."""
+    return """
+define internal double @mgp_fmaodd(double %a, double %b, double %c) alwaysinline {
+  %p = fmul double %a, %b
+  %s = fadd double %p, %c
+  %cc = fsub double %s, %p
+  %pp = fsub double %s, %cc
+  %ep = fsub double %p, %pp
+  %ec = fsub double %c, %cc
+  %err = fadd double %ep, %ec
+  %inexact = fcmp one double %err, 0.0
+  %bits = bitcast double %s to i64
+  %low = and i64 %bits, 1
+  %even = icmp eq i64 %low, 0
+  %fix = and i1 %inexact, %even
+  %more = fcmp ogt double %err, 0.0
+  %positive = fcmp ogt double %s, 0.0
+  %out = xor i1 %more, %positive
+  %step = select i1 %out, i64 -1, i64 1
+  %moved = add i64 %bits, %step
+  %odd = select i1 %fix, i64 %moved, i64 %bits
+  %r = bitcast i64 %odd to double
+  ret double %r
+}
+"""
+
+
 def _f16(full: str) -> str:
     mode = {"rn": 0, "rm": 1, "rp": 2, "rz": 3}[full.split("_")[1]]
     return f"""
@@ -126,7 +154,7 @@ define internal i16 @mgp_{full}(float %x) alwaysinline {{
 """
 
 
-_BUILDERS = {"round": _round, "odd": _odd, "f16": _f16, "bf16": _bf16}
+_BUILDERS = {"round": _round, "odd": _odd, "fmaodd": _fmaodd, "f16": _f16, "bf16": _bf16}
 
 
 def transcendental(e: Emitter, name: str, value: str) -> str:
