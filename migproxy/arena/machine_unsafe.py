@@ -246,13 +246,48 @@ def parse_signature(signature: str) -> tuple[str, tuple[str, ...]]:
     return result.strip(), parameters
 
 
+class Symbol(int):
+    """An address of this process that compiled code refers to by name, so that it can be compiled once and kept in a
+    file.
+
+    Parameters
+    ----------
+    name : str
+        Known in the whole process; unique.
+    address : int
+        Where it is in this process.
+    """
+
+    name: str
+    offset: int
+
+    def __new__(cls, name: str, address: int, offset: int = 0) -> Symbol:
+        self = super().__new__(cls, address + offset)
+        self.name = name
+        self.offset = offset
+        SYMBOLS[name] = address
+        return self
+
+    def __add__(self, offset: int) -> Symbol:
+        return Symbol(self.name, int(self) - self.offset, self.offset + offset)
+
+
+#: Every `Symbol` by name.
+SYMBOLS: dict[str, int] = {}
+
+
+def c_symbol(name: str) -> Symbol:
+    """Return the address of an object of the C library or CPython, such as ``_Py_NoneStruct``."""
+    return Symbol(name, ctypes.addressof(ctypes.c_char.in_dll(ctypes.pythonapi, name)))
+
+
 class External:
     """A C function that compiled code calls directly and Python code through ctypes.
 
     Parameters
     ----------
     name : str
-        Symbol in the process, or just a name when `address` is given.
+        Symbol of the C library or CPython, or just a name when `address` is given.
     signature : str
         Such as ``"U64(U64, U32)"``; ``None`` as the result for ``void``.
     address : int, optional
@@ -264,6 +299,7 @@ class External:
         self.signature = signature
         self.result, self.parameters = parse_signature(signature)
         self._address = address
+        self.fixed = address is None  # in the C library or CPython, under its name
         self._call: Any = None
 
     @property

@@ -14,7 +14,7 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from migproxy.abi import layout
@@ -229,6 +229,27 @@ class Producer:
         data = ctypes.string_at(line + layout.REPLY_INLINE_OFFSET, min(length, layout.REPLY_INLINE))
         self._owners[number % layout.SLOT_COUNT] = 0
         return status, data
+
+    # -- what machine code is told, in the subclass that runs it ---------------------------------------------------
+    def enter_function(
+        self, handle: int, parameters: Sequence[tuple[int, int]], size: int, max_threads: int, max_shared: int
+    ) -> None:
+        """A kernel can be launched: offset and size of each parameter, bytes of all, limits."""
+
+    def forget_function(self, handle: int) -> None:
+        """A kernel can no longer be launched."""
+
+    def note_range(self, pointer: int, start: int, size: int) -> None:
+        """`pointer` lies in the device allocation of `size` bytes at `start`."""
+
+    def forget_range(self, start: int) -> None:
+        """A device allocation was freed."""
+
+    def note_pinned(self, blocks: Mapping[int, int]) -> None:
+        """These blocks (address → bytes) of the arena are page-locked memory."""
+
+    def note_capturing(self, count: int) -> None:
+        """So many streams are being captured."""
 
     def wait_host_retired(self, number: int) -> None:
         """Wait until host memory named by command `number` is free again."""

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from migproxy.jit import trampoline
+from migproxy.jit import compiler, fast_path, language, trampoline
+from migproxy.jit import entries as machine_code
 from migproxy.jit.prototypes import Kind, Prototype, parse_prototype
 
+compiler.use_cache()
 _api = ctypes.pythonapi
 _get_name = _api.PyCapsule_GetName
 _get_name.restype, _get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
@@ -258,3 +260,46 @@ def replace(
 def make(entries: Mapping[str, tuple[str, Handler | int]], module: str = "cupy_backends") -> dict[str, object]:
     """Return a new table: name → (C type, handler or address), with the conventions of `module`."""
     return {name: entry(module, name, text, handler) for name, (text, handler) in entries.items()}
+
+
+def accelerate(module: ModuleType, finisher: Callable[[int], Any] = fast_path.finish) -> list[str]:
+    """Put machine code into a module's capsules, in front of the handlers that `replace` has put there.
+
+    Parameters
+    ----------
+    module : ModuleType
+        Whose capsules have been replaced, and nobody has imported from it.
+    finisher : callable
+        ``fast_path.finish`` with exceptions turned into what the module's functions do: raise their own error, or
+        return a status.
+
+    Returns
+    -------
+    list of str
+        The functions that are served by machine code now. A function whose type is not the expected one stays as it is.
+    """
+    if not fast_path.ENABLED:
+        return []
+    types = read(module)
+    wanted = {
+        entry.__name__: (index, text)
+        for index, (name, text, entry) in enumerate(machine_code.ENTRIES)
+        if name == module.__name__ and types.get(entry.__name__) == text
+    }
+    if not wanted:
+        return []
+    holds_gil = convention(module.__name__).holds_gil
+    finish_cell, prototype = (
+        (machine_code.FINISH_OBJECT, "PyObject *(unsigned long)")
+        if holds_gil
+        else (machine_code.FINISH_STATUS, "CUresult (unsigned long)")
+    )
+    if not fast_path.cell(finish_cell).value:
+        fast_path.cell(finish_cell).value = trampoline.make_trampoline(
+            prototype, finisher, holds_gil=holds_gil, on_error=None if holds_gil else 999
+        )
+    compiled = language.compile_functions(*(machine_code.ENTRIES[index][2] for index, _ in wanted.values()))
+    for name, (index, _) in wanted.items():
+        fast_path.cell(machine_code.FALLBACKS + 8 * index).value = pointer(module, name)
+    replace(module, {name: compiled[name] for name in wanted})
+    return sorted(wanted)

@@ -1,76 +1,90 @@
 """Compile LLVM assembly to machine code that lives as long as the process.
 
-llvmlite is imported on first use: importing it costs about 40 ms, compiling a module a few to twenty.
+llvmlite is imported on first use, which costs about 40 ms; compiling costs some hundred milliseconds for all hot paths
+together. So a function process keeps the object code in the user's cache directory (`use_cache`) and the next one only
+loads it. Executors never do: their code must not come from a file that somebody else could write.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import hashlib
+import os
+import stat
+import sys
 import threading
 from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 _LOCK = threading.Lock()
-_TARGET: Any = None
 _CONTEXT: Any = None
 #: Engines are never freed: addresses of their code are stored in capsules, tables and other machine code.
 _ENGINES: list[Any] = []
+_cache_directory: Path | None = None
+
+#: Packages whose source decides what the machine code is.
+_SOURCES = ("abi", "arena", "jit")
 
 
-def _prepare() -> Any:
-    """Return the target machine; the first call initialises LLVM for this machine."""
-    global _TARGET, _CONTEXT
-    if _TARGET is None:
-        import llvmlite
-        import llvmlite.binding as llvm
+@cache
+def _llvm() -> Any:
+    """Import llvmlite and initialise LLVM for this machine; returns ``llvmlite.binding``."""
+    global _CONTEXT
+    import llvmlite
+    import llvmlite.binding as llvm
 
-        old = hasattr(llvmlite, "opaque_pointers_enabled")
-        if old:  # llvmlite 0.44: LLVM is initialised by hand, and pointers have types unless the context says otherwise
-            llvm.initialize()
-            _CONTEXT = llvm.context.ContextRef(llvm.ffi.lib.LLVMPY_ContextCreate(True))
-        else:
-            _CONTEXT = llvm.create_context()
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        # No '-march=native' features: the code is small and latency-bound, and vector units left dirty cost the caller.
-        _TARGET = llvm.Target.from_default_triple().create_target_machine(opt=2, jit=True)
-    return _TARGET
+    if hasattr(llvmlite, "opaque_pointers_enabled"):
+        # llvmlite 0.44: LLVM is initialised by hand, and pointers have types unless the context says otherwise.
+        llvm.initialize()
+        _CONTEXT = llvm.context.ContextRef(llvm.ffi.lib.LLVMPY_ContextCreate(True))
+    else:
+        _CONTEXT = llvm.create_context()
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm
 
 
-def compile_ir(assembly: str, names: Iterable[str], *, optimise: bool = True) -> dict[str, int]:
-    """Compile a module of LLVM assembly and return the addresses of the functions `names`.
+def _target() -> Any:
+    # No features of the machine's CPU: the code is small and bound by latency, and vector units left dirty cost the
+    # caller.
+    return _llvm().Target.from_default_triple().create_target_machine(opt=2, jit=True)
 
-    Parameters
-    ----------
-    assembly : str
-        LLVM assembly with opaque pointers (``ptr``), as LLVM 15 to 20 read it. Symbols of other libraries should be
-        embedded as absolute addresses.
-    names : iterable of str
-        Functions whose addresses are wanted.
-    optimise : bool
-        Run the middle-end passes; needed for code that keeps its variables in memory.
 
-    Returns
-    -------
-    dict of str to int
-        The code stays valid until the process ends.
-    """
+def object_code(assembly: str) -> bytes:
+    """Compile a module of LLVM assembly (opaque pointers, as LLVM 15 to 20 read it) to an object file's bytes."""
     with _LOCK:
-        target = _prepare()
-        import llvmlite.binding as llvm
-
+        llvm = _llvm()
+        target = _target()
         module = llvm.parse_assembly(assembly, _CONTEXT)
         module.verify()
-        if optimise:
-            builder = llvm.create_pass_builder(target, llvm.create_pipeline_tuning_options(speed_level=2))
-            passes = builder.getModulePassManager()
-            passes.run(module, builder)
-        engine = llvm.create_mcjit_compiler(
-            module, llvm.Target.from_default_triple().create_target_machine(opt=2, jit=True)
-        )
+        builder = llvm.create_pass_builder(target, llvm.create_pipeline_tuning_options(speed_level=2))
+        builder.getModulePassManager().run(module, builder)
+        code: bytes = target.emit_object(module)
+        return code
+
+
+def load_object(code: bytes, names: Iterable[str]) -> dict[str, int]:
+    """Link an object file into the process; returns the addresses of the functions `names`, valid until the process
+    ends."""
+    from migproxy.arena.machine_unsafe import SYMBOLS
+
+    with _LOCK:
+        llvm = _llvm()
+        for name, address in SYMBOLS.items():
+            llvm.add_symbol(name, address)
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly("", _CONTEXT), _target())
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         engine.finalize_object()
         _ENGINES.append(engine)
         return {name: engine.get_function_address(name) for name in names}
+
+
+def compile_ir(assembly: str, names: Iterable[str]) -> dict[str, int]:
+    """Compile LLVM assembly and link it; returns the addresses of the functions `names`."""
+    return load_object(object_code(assembly), names)
 
 
 def symbol(name: str) -> int:
@@ -78,3 +92,80 @@ def symbol(name: str) -> int:
     address = ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value
     assert address is not None
     return address
+
+
+# -- object code kept in files ----------------------------------------------------------------------------------------
+def use_cache(directory: Path | None = None) -> None:
+    """Keep object code in `directory` (the default is the user's cache directory, ``MIGPROXY_JIT_CACHE=0`` turns it
+    off).
+
+    The directory must belong to this user and be closed to others: what lies there is executed.
+    """
+    global _cache_directory
+    if os.environ.get("MIGPROXY_JIT_CACHE") == "0" or _cache_directory is not None:
+        return
+    if directory is None:
+        root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        directory = Path(root) / "migproxy" / "code"
+    with contextlib.suppress(OSError):  # no home, or a read-only one: compile each time
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _is_private(directory.stat()):
+            _cache_directory = directory
+
+
+def _is_private(facts: os.stat_result) -> bool:
+    return facts.st_uid == os.getuid() and not stat.S_IMODE(facts.st_mode) & 0o022
+
+
+@cache
+def _source_digest() -> bytes:
+    """A digest of everything that decides what the machine code is, other than the functions' own files."""
+    import llvmlite
+
+    digest = hashlib.sha256(f"{sys.version} {llvmlite.__version__} {os.uname().machine}".encode())
+    package = Path(__file__).parent.parent
+    for folder in _SOURCES:
+        for path in sorted((package / folder).glob("*.py")):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.digest()
+
+
+def cache_key(names: Iterable[str], files: Iterable[str]) -> str:
+    """Return the name under which the code of functions from these source files is kept; empty without a cache."""
+    if _cache_directory is None:
+        return ""
+    digest = hashlib.sha256(_source_digest() + repr(sorted(names)).encode())
+    for file in sorted(files):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
+
+
+def cached_object(key: str) -> bytes | None:
+    """Return kept object code, or None. A file that is not this user's, or is damaged, does not count."""
+    if not key or _cache_directory is None:
+        return None
+    try:
+        fd = os.open(_cache_directory / f"{key}.o", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with open(fd, "rb") as file:
+        if not _is_private(os.fstat(fd)):
+            return None
+        data = file.read()
+    digest, code = data[:32], data[32:]
+    return code if hashlib.sha256(code).digest() == digest else None
+
+
+def keep_object(key: str, code: bytes) -> None:
+    """Keep object code for later processes; a full or read-only disk is no error."""
+    if not key or _cache_directory is None:
+        return
+    path = _cache_directory / f"{key}.o"
+    fresh = path.with_suffix(f".{os.getpid()}.{threading.get_native_id()}")
+    try:
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(hashlib.sha256(code).digest() + code)
+        fresh.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            fresh.unlink()

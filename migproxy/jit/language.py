@@ -184,7 +184,12 @@ class _Function:
             return self.value(f"load i64, ptr %{node.id}")
         if isinstance(node, ast.Name | ast.Attribute):
             constant = self.lookup(node)
+            if isinstance(constant, machine.Symbol):
+                self.module.symbols.add(constant.name)
+                return f"add (i64 ptrtoint (ptr @{constant.name} to i64), i64 {constant.offset})"
             if isinstance(constant, int):
+                if 1 << 32 < constant < 1 << 47 and constant % 4096:
+                    raise self.fail(node, "looks like an address of this process: make it a Symbol")
                 return str(int(constant) & machine.MASK64)
             raise self.fail(node, "not an integer")
         if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
@@ -249,9 +254,13 @@ class _Function:
         target = self.lookup(node.func)
         arguments = [self.expression(argument) for argument in node.args]
         if isinstance(target, machine.External):
-            return self.call_address(
-                f"inttoptr (i64 {target.address} to ptr)", target.result, target.parameters, arguments, node
-            )
+            self.module.all_externals.append(target)
+            if target.fixed:
+                self.module.externals[target.name] = target
+                address = f"@{target.name}"
+            else:
+                address = f"inttoptr (i64 {target.address} to ptr)"
+            return self.call_address(address, target.result, target.parameters, arguments, node)
         if isinstance(target, machine.Indirect):
             address = self.pointer(arguments[0])
             return self.call_address(address, target.result, target.parameters, arguments[1:], node)
@@ -466,6 +475,9 @@ class _Module:
         self.public: set[str] = set()
         self.waiting: list[Callable[..., Any]] = []
         self.allocas: list[str] = []
+        self.externals: dict[str, machine.External] = {}
+        self.all_externals: list[machine.External] = []
+        self.symbols: set[str] = set()
 
     def need(self, function: Callable[..., Any]) -> None:
         known = self.functions.setdefault(function.__name__, function)
@@ -482,21 +494,40 @@ class _Module:
             function = self.waiting[done]
             parts.append(_Function(self, function, public=function.__name__ in self.public).assembly())
             done += 1
+        for external in self.externals.values():
+            parameters = ", ".join(_WIDTH[kind] for kind in external.parameters)
+            parts.append(f"declare {_WIDTH[external.result]} @{external.name}({parameters})")
+        parts.extend(f"@{name} = external global i8" for name in self.symbols)
         return "\n".join(parts)
 
 
-def assembly(*functions: Callable[..., Any]) -> str:
-    """Return the LLVM assembly of `functions` and of everything that they call."""
+def _module(functions: Iterable[Callable[..., Any]]) -> _Module:
     module = _Module()
     for function in functions:
         module.public.add(function.__name__)
         module.need(function)
-    return module.assembly()
+    return module
+
+
+def assembly(*functions: Callable[..., Any]) -> str:
+    """Return the LLVM assembly of `functions` and of everything that they call."""
+    return _module(functions).assembly()
 
 
 def compile_functions(*functions: Callable[..., Any]) -> dict[str, int]:
-    """Compile functions of the small language; return their addresses by name. Together they cost one compilation."""
-    return compiler.compile_ir(assembly(*functions), [function.__name__ for function in functions])
+    """Compile functions of the small language; return their addresses by name. Together they cost one compilation.
+
+    Where `compiler.use_cache` was called, the machine code is kept in a file and read the next time.
+    """
+    names = [function.__name__ for function in functions]
+    key = compiler.cache_key(names, {inspect.getfile(function) for function in functions})
+    code = compiler.cached_object(key)
+    if code is None:
+        module = _module(functions)
+        code = compiler.object_code(module.assembly())
+        if all(external.fixed for external in module.all_externals):
+            compiler.keep_object(key, code)
+    return compiler.load_object(code, names)
 
 
 def prototype(function: Callable[..., Any]) -> str:

@@ -27,6 +27,8 @@ from typing import Any
 from migproxy.arena.machine_unsafe import (
     U64,
     External,
+    Symbol,
+    c_symbol,
     double_to_float,
     float_to_double,
     less_signed,
@@ -71,18 +73,12 @@ _F32, _F64 = int(Kind.F32), int(Kind.F64)
 
 #: Process-wide cells that compiled code reads: set at exit; reporter of exceptions (PyObject *).
 _CELLS = (ctypes.c_uint64 * 2)()
-_FINISHED_CELL = ctypes.addressof(_CELLS)
+_FINISHED_CELL = Symbol("migproxy_trampoline_cells", ctypes.addressof(_CELLS))
 _REPORTER_CELL = _FINISHED_CELL + 8
-
-
-def _address_of_exception(name: str) -> int:
-    return ctypes.c_void_p.in_dll(ctypes.pythonapi, name).value or 0
-
-
-_NONE = id(None)
-_OVERFLOW = _address_of_exception("PyExc_OverflowError")
+_NONE = c_symbol("_Py_NoneStruct")
+_OVERFLOW = c_symbol("PyExc_OverflowError")  # where the pointer to the class is
 _MESSAGE = ctypes.create_string_buffer(b"result of the handler does not fit its C type")
-_MESSAGE_ADDRESS = ctypes.addressof(_MESSAGE)
+_MESSAGE_ADDRESS = Symbol("migproxy_overflow_message", ctypes.addressof(_MESSAGE))
 
 is_finalizing = External(
     "Py_IsFinalizing" if hasattr(ctypes.pythonapi, "Py_IsFinalizing") else "_Py_IsFinalizing", "I32()"
@@ -154,11 +150,11 @@ def take_result(context: U64, result: U64) -> U64:
             if kind <= _I64:
                 value = to_signed(index)
                 if less_signed(value, load64(context + LOWEST)) or less_signed(load64(context + HIGHEST), value):
-                    error_set_string(_OVERFLOW, _MESSAGE_ADDRESS)
+                    error_set_string(load64(_OVERFLOW), _MESSAGE_ADDRESS)
             else:
                 value = to_unsigned(index)
                 if value > load64(context + HIGHEST) and error_occurred() == 0:
-                    error_set_string(_OVERFLOW, _MESSAGE_ADDRESS)
+                    error_set_string(load64(_OVERFLOW), _MESSAGE_ADDRESS)
             decrease(index)
     decrease(result)
     return value

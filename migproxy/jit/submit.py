@@ -1,0 +1,497 @@
+"""The function's hot path: commands go into the ring without the interpreter.
+
+Written in the small language, next to the readable `migproxy.arena.ring.Producer`, with which it shares bytes and
+rules; the tests hold both against each other. Everything unusual (a full ring, a dead context, an unknown handle,
+parameters that do not fit a slot, limits that are exceeded) is left to Python: the functions here only do what
+succeeds, and say `LATER` otherwise, having changed nothing.
+
+`producer` is the address of a state block made by ``fast_path.FastProducer``. Precondition of all functions: it is
+one, and the arena's control segment is mapped at its `BASE`.
+"""
+
+from __future__ import annotations
+
+from migproxy.abi import layout
+from migproxy.abi.ops import Op
+from migproxy.arena.heap import heap_allocate, heap_free, heap_lock, heap_owns, heap_unlock
+from migproxy.arena.machine_unsafe import (
+    U64,
+    External,
+    copy,
+    fence,
+    load32,
+    load32_acquire,
+    load64,
+    load64_acquire,
+    pause,
+    store16,
+    store32,
+    store64,
+    store64_release,
+    time_stamp,
+)
+
+# -- state block: the lock is where a heap's lock is, so that the same functions take it ------------------------------
+LOCK = 0x00  # u32
+BASE = 0x08  # address of the control segment
+LOST = 0x10  # not 0: the session is known to be lost
+OWNERS = 0x18  # address of SLOT_COUNT words, as in `Producer`
+SPIN = 0x20  # time-stamp ticks to look for a reply before sleeping
+LONGEST_SPIN = 0x28
+SHORTEST_SPIN = 0x30
+FUNCTIONS = 0x38  # address of TABLE_SIZE addresses of function records by handle index, 0 = none
+RANGES = 0x40  # address of RANGE_COUNT records: start and end of a device allocation
+HEAP = 0x48  # address of the heap's state block
+PINNED_COUNT = 0x50  # blocks of page-locked memory in PINNED
+PINNED = 0x58  # address of MAX_PINNED records: start and end
+RETIRING = 0x60  # address of RETIRING_COUNT records: command number, heap block to free once it has retired
+RETIRING_HEAD = 0x68
+RETIRING_TAIL = 0x70
+CAPTURING = 0x78  # streams being captured: copies and memsets go to Python
+# launch limits
+MAX_BLOCK = 0x80  # 3 words: x, y, z
+MAX_GRID = 0x98  # 3 words
+MAX_THREADS = 0xB0
+# counters
+SUBMITTED = 0x100
+LANDINGS = (
+    0x108  # address of SLOT_COUNT records by reply line: staging block of a copy to foreign memory, target, bytes
+)
+STATE_SIZE = 0x140
+
+TABLE_SIZE = 1 << 16
+RANGE_COUNT = 256
+RANGE_SHIFT = 21  # one record for each granule, by its low bits
+MAX_PINNED = 64
+RETIRING_COUNT = 1024
+ABANDONED = 1 << 63
+
+# -- function record --------------------------------------------------------------------------------------------------
+FUNCTION_HANDLE = 0
+FUNCTION_COUNT = 8
+FUNCTION_BYTES = 16
+FUNCTION_THREADS = 24  # most threads of a block
+FUNCTION_SHARED = 32  # most dynamic shared bytes
+FUNCTION_PARAMETERS = 40  # per parameter: offset u32, size u32
+
+DONE = 0
+LATER = 1  # nothing was submitted
+ASKED = 2  # submitted, the reply is not good or not there yet: number << 8 | ASKED
+BAD_STREAM = 0xFFFF_FFFF_FFFF_FFFF
+
+#: Copies up to this size are staged and return at once, as in ``session.api.copies``.
+STAGE_AT_ONCE = 64 << 10
+
+# Plain integers for the small language.
+_LAUNCH, _COPY_HTOD, _COPY_DTOH, _COPY_DTOD = int(Op.LAUNCH), int(Op.COPY_HTOD), int(Op.COPY_DTOH), int(Op.COPY_DTOD)
+_MEMSET, _EVENT_RECORD, _WAIT_EVENT = int(Op.MEMSET), int(Op.EVENT_RECORD), int(Op.STREAM_WAIT_EVENT)
+_LAUNCH_SIZE = layout.LAUNCH.size
+_COPY_SIZE, _MEMSET_SIZE, _EVENT_SIZE = layout.COPY.size, layout.MEMSET.size, layout.EVENT.size
+_FUTEX_WAKE = 1
+_SYS_FUTEX = 202
+_EVERYBODY = 0x7FFFFFFF
+
+system_call = External("syscall", "I64(I64, U64, I32, U32, U64, U64, U32)")
+save_thread = External("PyEval_SaveThread", "U64()")
+restore_thread = External("PyEval_RestoreThread", "None(U64)")
+
+
+# -- slots ------------------------------------------------------------------------------------------------------------
+def ring_room(producer: U64, number: U64, waits: U64) -> U64:
+    """Whether the next slot is free and, if its command waits, the reply line too. The lock is held."""
+    base = load64(producer + BASE)
+    if number - load64_acquire(base + layout.TAIL_OFFSET) >= layout.SLOT_COUNT:
+        return 0
+    if waits == 0:
+        return 1
+    line = number % layout.SLOT_COUNT
+    word = load64(producer + OWNERS) + 8 * line
+    owner = load64(word)
+    reply = load64_acquire(base + layout.REPLY_OFFSET + line * layout.REPLY_SIZE)
+    if owner & ABANDONED and reply == owner & ~ABANDONED:
+        store64(word, 0)
+        owner = 0
+    return owner == 0
+
+
+def ring_begin(producer: U64, waits: U64) -> U64:
+    """Take the lock and return the address of the next slot; 0, without the lock, if there is no room."""
+    heap_lock(producer)
+    base = load64(producer + BASE)
+    number = load64(base + layout.HEAD_OFFSET)
+    if ring_room(producer, number, waits):
+        return base + layout.RING_OFFSET + number % layout.SLOT_COUNT * layout.SLOT_SIZE
+    heap_unlock(producer)
+    return 0
+
+
+def hot_begin(producer: U64, waits: U64) -> U64:
+    """As `ring_begin`; 0 also if the session is lost, or closed, or its context dead."""
+    base = load64(producer + BASE)
+    if load64(producer + LOST) or load32_acquire(base + layout.STATE_OFFSET) >= layout.STATE_CLOSED:
+        return 0
+    return 0 if load32_acquire(base + layout.STICKY_STATUS_OFFSET) else ring_begin(producer, waits)
+
+
+def ring_publish(producer: U64, waits: U64) -> U64:
+    """Publish the slot of `ring_begin`, give the lock back and wake the executor; returns the command's number."""
+    base = load64(producer + BASE)
+    number = load64(base + layout.HEAD_OFFSET)
+    if waits:
+        store64(load64(producer + OWNERS) + 8 * (number % layout.SLOT_COUNT), number + 1)
+    store64(producer + SUBMITTED, load64(producer + SUBMITTED) + 1)
+    store64_release(base + layout.HEAD_OFFSET, number + 1)
+    heap_unlock(producer)
+    fence()
+    bell = base + layout.EXECUTOR_BELL_OFFSET
+    if load32_acquire(bell):
+        store32(bell, 0)
+        system_call(_SYS_FUTEX, bell, _FUTEX_WAKE, _EVERYBODY, 0, 0, 0)
+    return number
+
+
+def slot_header(slot: U64, op: U64, flags: U64, length: U64, stream: U64) -> None:
+    store16(slot, op)
+    store16(slot + 2, flags)
+    store32(slot + 4, length)
+    store64(slot + 8, stream)
+    store64(slot + 16, 0)
+    store64(slot + 24, 0)
+    store64(slot + 32, 0)
+
+
+def ring_submit(producer: U64, source: U64, length: U64, waits: U64) -> U64:
+    """Publish a slot whose first `length` bytes lie at `source`. Returns the command's number + 1, or 0: no room."""
+    slot = ring_begin(producer, waits)
+    if slot == 0:
+        return 0
+    copy(slot, source, length)
+    return ring_publish(producer, waits) + 1
+
+
+def wire_stream(stream: U64) -> U64:
+    """The stream as the executor knows it; BAD_STREAM for what Python must look at (per-thread streams, garbage)."""
+    if stream <= 1:
+        return 0
+    if stream >> layout.HANDLE_KIND_SHIFT == layout.KIND_STREAM:
+        return stream
+    return BAD_STREAM
+
+
+# -- launches ---------------------------------------------------------------------------------------------------------
+def submit_launch(
+    producer: U64,
+    function: U64,
+    grid_x: U64,
+    grid_y: U64,
+    grid_z: U64,
+    block_x: U64,
+    block_y: U64,
+    block_z: U64,
+    shared: U64,
+    stream: U64,
+    parameters: U64,
+    flags: U64,
+) -> U64:
+    """Launch a kernel: check handle and limits, gather the parameters from ``void *parameters[]``. DONE or LATER."""
+    index = function & layout.HANDLE_INDEX_MASK
+    wire = wire_stream(stream)
+    if function >> layout.HANDLE_KIND_SHIFT != layout.KIND_FUNCTION or index >= TABLE_SIZE or wire == BAD_STREAM:
+        return LATER
+    record = load64(load64(producer + FUNCTIONS) + 8 * index)
+    if record == 0:
+        return LATER
+    count = load64(record + FUNCTION_COUNT)
+    if load64(record + FUNCTION_HANDLE) != function or (parameters == 0 and count != 0):
+        return LATER
+    # Minus one makes zero the largest number, so that one comparison checks both ends.
+    if grid_x - 1 >= load64(producer + MAX_GRID) or grid_y - 1 >= load64(producer + MAX_GRID + 8):
+        return LATER
+    if grid_z - 1 >= load64(producer + MAX_GRID + 16) or block_x - 1 >= load64(producer + MAX_BLOCK):
+        return LATER
+    if block_y - 1 >= load64(producer + MAX_BLOCK + 8) or block_z - 1 >= load64(producer + MAX_BLOCK + 16):
+        return LATER
+    threads = block_x * block_y * block_z
+    if threads > load64(producer + MAX_THREADS) or threads > load64(record + FUNCTION_THREADS):
+        return LATER
+    if shared > load64(record + FUNCTION_SHARED):
+        return LATER
+    size = load64(record + FUNCTION_BYTES)
+    slot = hot_begin(producer, 0)
+    if slot == 0:
+        return LATER
+    slot_header(slot, _LAUNCH, 0, _LAUNCH_SIZE + size, wire)
+    payload = slot + layout.PAYLOAD_OFFSET
+    store64(payload, function)
+    store32(payload + 8, grid_x)
+    store32(payload + 12, grid_y)
+    store32(payload + 16, grid_z)
+    store32(payload + 20, block_x)
+    store32(payload + 24, block_y)
+    store32(payload + 28, block_z)
+    store32(payload + 32, shared)
+    store32(payload + 36, flags)
+    store32(payload + 40, size)
+    store32(payload + 44, 0)
+    target = slot + layout.LAUNCH_PARAMS_OFFSET
+    entry = record + FUNCTION_PARAMETERS
+    for i in range(count):
+        source = load64(parameters + 8 * i)
+        place = target + load32(entry + 8 * i)
+        width = load32(entry + 8 * i + 4)
+        if width == 8:
+            store64(place, load64(source))
+        elif width == 4:
+            store32(place, load32(source))
+        else:
+            copy(place, source, width)
+    ring_publish(producer, 0)
+    return DONE
+
+
+# -- small commands ---------------------------------------------------------------------------------------------------
+def submit_event(producer: U64, op: U64, event: U64, flags: U64, stream: U64) -> U64:
+    """Record an event on a stream, or make the stream wait for it. DONE or LATER."""
+    wire = wire_stream(stream)
+    if event >> layout.HANDLE_KIND_SHIFT != layout.KIND_EVENT or wire == BAD_STREAM:
+        return LATER
+    slot = hot_begin(producer, 0)
+    if slot == 0:
+        return LATER
+    slot_header(slot, op, 0, _EVENT_SIZE, wire)
+    store64(slot + layout.PAYLOAD_OFFSET, event)
+    store64(slot + layout.PAYLOAD_OFFSET + 8, flags & 0xFFFFFFFF)
+    ring_publish(producer, 0)
+    return DONE
+
+
+def device_range(producer: U64, address: U64, size: U64) -> U64:
+    """Whether a range lies inside one allocation that Python has told us of."""
+    record = load64(producer + RANGES) + ((address >> RANGE_SHIFT) % RANGE_COUNT) * 16
+    start = load64(record)
+    end = load64(record + 8)
+    return address >= start and address < end and size <= end - address
+
+
+def submit_memset(producer: U64, target: U64, value: U64, width: U64, count: U64, stream: U64) -> U64:
+    """Set `count` elements of `width` bytes. DONE or LATER."""
+    wire = wire_stream(stream)
+    if count == 0 or count >= 1 << 48 or wire == BAD_STREAM or load64(producer + CAPTURING) != 0:
+        return LATER
+    if device_range(producer, target, width * count) == 0:
+        return LATER
+    slot = hot_begin(producer, 0)
+    if slot == 0:
+        return LATER
+    slot_header(slot, _MEMSET, 0, _MEMSET_SIZE, wire)
+    store64(slot + layout.PAYLOAD_OFFSET, target)
+    store32(slot + layout.PAYLOAD_OFFSET + 8, value)
+    store32(slot + layout.PAYLOAD_OFFSET + 12, width)
+    store64(slot + layout.PAYLOAD_OFFSET + 16, count)
+    ring_publish(producer, 0)
+    return DONE
+
+
+def submit_copy(producer: U64, op: U64, target: U64, source: U64, size: U64, wire: U64, waits: U64) -> U64:
+    """Publish a copy command; its number + 1, or 0."""
+    slot = hot_begin(producer, waits)
+    if slot == 0:
+        return 0
+    slot_header(slot, op, layout.FLAG_WAIT if waits else 0, _COPY_SIZE, wire)
+    store64(slot + layout.PAYLOAD_OFFSET, target)
+    store64(slot + layout.PAYLOAD_OFFSET + 8, source)
+    store64(slot + layout.PAYLOAD_OFFSET + 16, size)
+    return ring_publish(producer, waits) + 1
+
+
+def copy_on_device(producer: U64, target: U64, source: U64, size: U64, stream: U64) -> U64:
+    """Copy device memory to device memory. DONE or LATER."""
+    wire = wire_stream(stream)
+    if size == 0 or wire == BAD_STREAM or load64(producer + CAPTURING) != 0:
+        return LATER
+    if device_range(producer, target, size) == 0 or device_range(producer, source, size) == 0:
+        return LATER
+    return DONE if submit_copy(producer, _COPY_DTOD, target, source, size, wire, 0) else LATER
+
+
+# -- waiting ----------------------------------------------------------------------------------------------------------
+def await_reply(producer: U64, number: U64) -> U64:
+    """Look for the reply to command `number` as long as looking pays. DONE if it says success, else ASKED with the
+    number.
+
+    After DONE the reply line is free again; after ASKED it still belongs to the command, for Python to read.
+    """
+    base = load64(producer + BASE)
+    line = base + layout.REPLY_OFFSET + number % layout.SLOT_COUNT * layout.REPLY_SIZE
+    longest = load64(producer + SPIN)
+    start = time_stamp()
+    while load64_acquire(line) != number + 1:
+        if time_stamp() - start > longest:
+            shorter = longest // 2
+            if shorter >= load64(producer + SHORTEST_SPIN):
+                store64(producer + SPIN, shorter)
+            return number << 8 | ASKED
+        pause()
+    longer = longest * 2
+    if longer <= load64(producer + LONGEST_SPIN):
+        store64(producer + SPIN, longer)
+    if load32(line + 8) != 0 or load32_acquire(base + layout.DEFERRED_STATUS_OFFSET) != 0:
+        return number << 8 | ASKED
+    store64(load64(producer + OWNERS) + 8 * (number % layout.SLOT_COUNT), 0)
+    return DONE
+
+
+def ticks() -> U64:
+    """The time-stamp counter, to learn how fast it runs."""
+    return time_stamp()
+
+
+def ring_replied(producer: U64, number: U64) -> U64:
+    """Look for the reply to command `number` as long as looking pays; whether it is there."""
+    base = load64(producer + BASE)
+    line = base + layout.REPLY_OFFSET + number % layout.SLOT_COUNT * layout.REPLY_SIZE
+    start = time_stamp()
+    while load64_acquire(line) != number + 1:
+        if time_stamp() - start > load64(producer + SPIN):
+            return 0
+        pause()
+    return 1
+
+
+def await_without_gil(producer: U64, number: U64, gil: U64) -> U64:
+    """`await_reply`, giving the GIL to other threads meanwhile if `gil` says that it is held."""
+    if gil:
+        thread = save_thread()
+        result = await_reply(producer, number)
+        restore_thread(thread)
+        return result
+    return await_reply(producer, number)
+
+
+def submit_sync(producer: U64, op: U64, stream: U64, gil: U64) -> U64:
+    """Submit a command without payload and wait for its reply. DONE, LATER or ASKED."""
+    wire = wire_stream(stream)
+    if wire == BAD_STREAM:
+        return LATER
+    slot = hot_begin(producer, 1)
+    if slot == 0:
+        return LATER
+    slot_header(slot, op, layout.FLAG_WAIT, 0, wire)
+    return await_without_gil(producer, ring_publish(producer, 1), gil)
+
+
+def forget_range(producer: U64, start: U64) -> None:
+    """Forget the device allocation that begins at `start`."""
+    for i in range(RANGE_COUNT):
+        record = load64(producer + RANGES) + 16 * i
+        if load64(record) == start:
+            store64(record + 8, 0)
+
+
+# -- copies between host and device -----------------------------------------------------------------------------------
+def is_pinned(producer: U64, address: U64) -> U64:
+    """Whether a host address lies in a page-locked block; 2 if there are too many to tell."""
+    count = load64(producer + PINNED_COUNT)
+    if count > MAX_PINNED:
+        return 2
+    table = load64(producer + PINNED)
+    for i in range(count):
+        if address >= load64(table + 16 * i) and address < load64(table + 16 * i + 8):
+            return 1
+    return 0
+
+
+def free_retired(producer: U64) -> None:
+    """Free the staging blocks whose commands no longer use them."""
+    retired = load64_acquire(load64(producer + BASE) + layout.HOST_RETIRED_OFFSET)
+    heap_lock(producer)
+    head = load64(producer + RETIRING_HEAD)
+    while head != load64(producer + RETIRING_TAIL):
+        record = load64(producer + RETIRING) + head % RETIRING_COUNT * 16
+        if load64(record) >= retired:
+            break
+        heap_free(load64(producer + HEAP), load64(record + 8))
+        head += 1
+    store64(producer + RETIRING_HEAD, head)
+    heap_unlock(producer)
+
+
+def copy_in(producer: U64, target: U64, source: U64, size: U64, stream: U64, is_async: U64, gil: U64) -> U64:
+    """Copy host memory to the device, as ``session.api.copies.memcpy_htod`` does. DONE, LATER or ASKED."""
+    wire = wire_stream(stream)
+    if size == 0 or wire == BAD_STREAM or load64(producer + CAPTURING) != 0:
+        return LATER
+    if device_range(producer, target, size) == 0:
+        return LATER
+    owned = heap_owns(load64(producer + HEAP), source)
+    pinned = is_pinned(producer, source) if owned else 0
+    if pinned == 2:
+        return LATER
+    if pinned and is_async:
+        return DONE if submit_copy(producer, _COPY_HTOD, target, source, size, wire, 0) else LATER
+    if size <= STAGE_AT_ONCE:
+        free_retired(producer)
+        if load64(producer + RETIRING_TAIL) - load64(producer + RETIRING_HEAD) > RETIRING_COUNT - 64:
+            return LATER
+        block = heap_allocate(load64(producer + HEAP), size, 64)
+        if block == 0:
+            return LATER
+        copy(block, source, size)
+        number = submit_copy(producer, _COPY_HTOD, target, block, size, wire, 0)
+        if number == 0:
+            heap_free(load64(producer + HEAP), block)
+            return LATER
+        heap_lock(producer)
+        tail = load64(producer + RETIRING_TAIL)
+        record = load64(producer + RETIRING) + tail % RETIRING_COUNT * 16
+        store64(record, number - 1)
+        store64(record + 8, block)
+        store64(producer + RETIRING_TAIL, tail + 1)
+        heap_unlock(producer)
+        return DONE
+    if owned == 0:
+        return LATER
+    number = submit_copy(producer, _COPY_HTOD, target, source, size, wire, 1)
+    return await_without_gil(producer, number - 1, gil) if number else LATER
+
+
+def copy_out_staged(producer: U64, target: U64, source: U64, size: U64, wire: U64, gil: U64) -> U64:
+    """Copy device memory to memory outside the arena through a block of it. DONE, LATER or ASKED.
+
+    After ASKED the block waits in LANDINGS: who reads the reply copies its bytes to their target and frees it.
+    """
+    block = heap_allocate(load64(producer + HEAP), size, 64)
+    if block == 0:
+        return LATER
+    slot = submit_copy(producer, _COPY_DTOH, block, source, size, wire, 1)
+    if slot == 0:
+        heap_free(load64(producer + HEAP), block)
+        return LATER
+    result = await_without_gil(producer, slot - 1, gil)
+    if result == DONE:
+        copy(target, block, size)
+        heap_free(load64(producer + HEAP), block)
+    else:
+        record = load64(producer + LANDINGS) + (slot - 1) % layout.SLOT_COUNT * 24
+        store64(record + 8, target)
+        store64(record + 16, size)
+        store64(record, block)
+    return result
+
+
+def copy_out(producer: U64, target: U64, source: U64, size: U64, stream: U64, is_async: U64, gil: U64) -> U64:
+    """Copy device memory to the host, as ``session.api.copies.memcpy_dtoh`` does. DONE, LATER or ASKED."""
+    wire = wire_stream(stream)
+    if size == 0 or wire == BAD_STREAM or load64(producer + CAPTURING) != 0:
+        return LATER
+    if device_range(producer, source, size) == 0:
+        return LATER
+    if heap_owns(load64(producer + HEAP), target) == 0:
+        return copy_out_staged(producer, target, source, size, wire, gil) if size <= STAGE_AT_ONCE else LATER
+    pinned = is_pinned(producer, target)
+    if pinned == 2:
+        return LATER
+    if pinned and is_async:
+        return DONE if submit_copy(producer, _COPY_DTOH, target, source, size, wire, 0) else LATER
+    number = submit_copy(producer, _COPY_DTOH, target, source, size, wire, 1)
+    return await_without_gil(producer, number - 1, gil) if number else LATER
