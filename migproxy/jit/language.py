@@ -188,7 +188,7 @@ class _Function:
                 self.module.symbols.add(constant.name)
                 return f"add (i64 ptrtoint (ptr @{constant.name} to i64), i64 {constant.offset})"
             if isinstance(constant, int):
-                if 1 << 32 < constant < 1 << 47 and constant % 4096:
+                if 1 << 32 < constant < 1 << 47 and constant & (constant + 1) and constant & (constant - 1):
                     raise self.fail(node, "looks like an address of this process: make it a Symbol")
                 return str(int(constant) & machine.MASK64)
             raise self.fail(node, "not an integer")

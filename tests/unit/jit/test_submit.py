@@ -1,0 +1,483 @@
+"""Submission in machine code, held against the readable producer: same bytes, same rules."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from migproxy.abi import layout
+from migproxy.abi.ops import Op
+from migproxy.arena import ring, segment
+from migproxy.arena.machine_unsafe import as_python
+from migproxy.arena.ring import Command, Consumer, Producer
+from migproxy.errors import CudaError, SessionLost
+from migproxy.interpose import capsules
+from migproxy.jit import entries, fast_path, language, submit
+from migproxy.jit.fast_path import FastProducer
+from migproxy.jit.heap import Heap
+
+HEAP_BYTES = 8 << 20
+SIZE = layout.HEAP_OFFSET + HEAP_BYTES
+DEVICE = 0x4000_0000_0000
+ATTRIBUTES = {1: 1024, 2: 1024, 3: 1024, 4: 64, 5: 2**31 - 1, 6: 65535, 7: 65535}
+FUNCTION = layout.make_handle(layout.KIND_FUNCTION, 7)
+STREAM = layout.make_handle(layout.KIND_STREAM, 3)
+EVENT = layout.make_handle(layout.KIND_EVENT, 9)
+PARAMETERS = [(0, 8), (8, 4), (12, 1), (16, 8), (24, 24)]
+
+_COMPILED = language.compile_functions(
+    submit.submit_launch,
+    submit.submit_event,
+    submit.submit_memset,
+    submit.copy_on_device,
+    submit.copy_in,
+    submit.copy_out,
+    submit.submit_sync,
+)
+NATIVE = {
+    function.__name__: language.bind(function, _COMPILED[function.__name__])
+    for function in (
+        submit.submit_launch,
+        submit.submit_event,
+        submit.submit_memset,
+        submit.copy_on_device,
+        submit.copy_in,
+        submit.copy_out,
+        submit.submit_sync,
+    )
+}
+
+
+class Session:
+    """As much of a session as the fast path needs."""
+
+    def __init__(self, base: int) -> None:
+        self.base = base
+        self.heap = Heap(base + layout.HEAP_OFFSET, HEAP_BYTES)
+        self.ring = FastProducer(base, self.heap)
+        self.ring.set_limits(ATTRIBUTES)
+        self.ring.enter_function(FUNCTION, PARAMETERS, 48, 512, 4096)
+        self.ring.note_range(DEVICE, DEVICE, 1 << 20)
+        self.facts = types.SimpleNamespace(attributes=ATTRIBUTES)
+        self.consumer = Consumer(base, [(base + layout.HEAP_OFFSET, HEAP_BYTES)])
+
+    def finish(self, number: int, timeout: float | None = None) -> bytes:
+        status, data = self.ring.wait(number, 10)
+        status = status or self.ring.take_deferred_status()
+        if status:
+            raise CudaError(status)
+        return data
+
+    def take(self) -> Command:
+        command = self.consumer.take()
+        assert command is not None
+        assert not command.refusal
+        return command
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[int]:
+    fd = segment.create("submit-test", SIZE)
+    address = segment.find_window(SIZE)
+    segment.reserve_at(address, SIZE)
+    segment.map_over(fd, address, SIZE)
+    os.close(fd)
+    yield address
+    segment.release(address, SIZE)
+
+
+@pytest.fixture
+def session(place: int) -> Session:
+    ctypes.memset(place, 0, layout.HEAP_OFFSET)
+    ring.write_header(place, SIZE)
+    return Session(place)
+
+
+class Server(threading.Thread):
+    """An executor that copies through a bytearray standing for device memory."""
+
+    def __init__(self, session: Session, statuses: dict[int, int] | None = None) -> None:
+        super().__init__(daemon=True)
+        self.session, self.device, self.seen = session, bytearray(1 << 20), []  # type: ignore[var-annotated]
+        self.statuses = statuses or {}
+        self.stop = False
+        self.start()
+
+    def run(self) -> None:
+        while not self.stop:
+            command = self.session.consumer.take()
+            if command is None:
+                self.session.consumer.sleep(0.05)
+                continue
+            self.seen.append(command.op)
+            if command.op in (Op.COPY_HTOD, Op.COPY_DTOH):
+                target, source, size = layout.COPY.unpack(command.payload)
+                if command.op == Op.COPY_HTOD:
+                    self.device[target - DEVICE : target - DEVICE + size] = ctypes.string_at(source, size)
+                else:
+                    ctypes.memmove(target, bytes(self.device[source - DEVICE : source - DEVICE + size]), size)
+            self.session.consumer.set_host_retired(command.number + 1)
+            if command.waits:
+                self.session.consumer.reply(command.number, self.statuses.get(command.op, 0), b"")
+
+    def end(self) -> None:
+        self.stop = True
+        self.session.consumer.wake()
+        self.join(10)
+
+
+def pointers(values: list[bytes]) -> tuple[int, list[Any]]:
+    buffers = [ctypes.create_string_buffer(value, len(value)) for value in values]
+    table = (ctypes.c_void_p * max(1, len(buffers)))(*[ctypes.addressof(buffer) for buffer in buffers])
+    return ctypes.addressof(table), [table, buffers]
+
+
+def test_a_launch_has_the_bytes_that_python_packs(session: Session) -> None:
+    values = [os.urandom(size) for _, size in PARAMETERS]
+    address, _keep = pointers(values)
+    arguments = (FUNCTION, 1, 2, 3, 32, 4, 2, 100, STREAM, address, layout.LAUNCH_COOPERATIVE)
+    assert NATIVE["submit_launch"](session.ring.block, *arguments) == submit.DONE
+    command = session.take()
+    packed = bytearray(48)
+    for (offset, size), value in zip(PARAMETERS, values, strict=True):
+        packed[offset : offset + size] = value
+    head = layout.LAUNCH.pack(FUNCTION, 1, 2, 3, 32, 4, 2, 100, layout.LAUNCH_COOPERATIVE, 48, 0)
+    assert (command.op, command.stream, command.flags) == (Op.LAUNCH, STREAM, 0)
+    assert len(command.payload) == len(head) + 48
+    assert command.payload[: len(head)] == head
+    for offset, size in PARAMETERS:
+        assert command.payload[len(head) + offset : len(head) + offset + size] == packed[offset : offset + size]
+
+
+small = st.integers(0, 70000)
+words = st.one_of(small, st.integers(0, 2**32 - 1))
+handles = st.sampled_from([FUNCTION, FUNCTION + 1, 0, 7, EVENT, FUNCTION | 1 << 39, 2**64 - 1])
+streams = st.sampled_from([0, 1, 2, STREAM, EVENT, 5, 2**64 - 1])
+
+
+def check_launch(function: int, extents: list[int], shared: int, stream: int, parameters: bool) -> bool:
+    """What `session.api.launch` refuses, in Python."""
+    grid, block = extents[:3], extents[3:]
+    if function != FUNCTION or not (stream <= 1 or stream == STREAM) or not parameters:
+        return False
+    if any(not 0 < value <= ATTRIBUTES[5 + i] for i, value in enumerate(grid)):
+        return False
+    if any(not 0 < value <= ATTRIBUTES[2 + i] for i, value in enumerate(block)):
+        return False
+    return block[0] * block[1] * block[2] <= 512 and shared <= 4096
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    handles,
+    st.lists(st.one_of(st.integers(0, 40), words), min_size=6, max_size=6),
+    st.one_of(st.just(0), words),
+    streams,
+    st.booleans(),
+)
+def test_launch_limits_and_handles(
+    session: Session, function: int, extents: list[int], shared: int, stream: int, parameters: bool
+) -> None:
+    address, _keep = pointers([bytes(size) for _, size in PARAMETERS])
+    arguments = (function, *extents, shared, stream, address if parameters else 0, 0)
+    native = NATIVE["submit_launch"](session.ring.block, *arguments)
+    twin = as_python(submit.submit_launch)(session.ring.block, *arguments)
+    good = check_launch(function, extents, shared, stream, parameters)
+    assert native == twin == (submit.DONE if good else submit.LATER)
+    if good:
+        first, second = session.take(), session.take()
+        assert (first.payload, first.stream) == (second.payload, second.stream)
+    assert session.consumer.take() is None
+
+
+def test_unknown_and_forgotten_functions_are_left_to_python(session: Session) -> None:
+    launch = NATIVE["submit_launch"]
+    empty = layout.make_handle(layout.KIND_FUNCTION, 8)
+    arguments = (1, 1, 1, 1, 1, 1, 0, 0, 0, 0)
+    assert launch(session.ring.block, empty, *arguments) == submit.LATER
+    session.ring.enter_function(empty, [], 0, 32, 0)
+    assert launch(session.ring.block, empty, *arguments) == submit.DONE
+    session.ring.forget_function(empty)
+    assert launch(session.ring.block, empty, *arguments) == submit.LATER
+    session.ring.enter_function(empty, [(0, 400)], 400, 32, 0)
+    address, _keep = pointers([bytes(400)])
+    assert launch(session.ring.block, empty, *arguments[:-2], address, 0) == submit.DONE
+    session.ring.enter_function(empty, [(0, 401)], 401, 32, 0)
+    assert launch(session.ring.block, empty, *arguments[:-2], address, 0) == submit.LATER
+    with_bad_offset = layout.make_handle(layout.KIND_FUNCTION, 10)
+    session.ring.enter_function(with_bad_offset, [(396, 8)], 400, 32, 0)
+    assert launch(session.ring.block, with_bad_offset, *arguments[:-2], address, 0) == submit.LATER
+
+
+def test_small_commands_have_the_bytes_that_python_packs(session: Session) -> None:
+    block = session.ring.block
+    assert NATIVE["submit_event"](block, Op.EVENT_RECORD, EVENT, 5, 1) == submit.DONE
+    assert NATIVE["submit_memset"](block, DEVICE + 64, 0xABCD, 2, 100, STREAM) == submit.DONE
+    assert NATIVE["copy_on_device"](block, DEVICE, DEVICE + 4096, 512, 0) == submit.DONE
+    commands = [session.take() for _ in range(3)]
+    assert [(c.op, c.stream) for c in commands] == [(Op.EVENT_RECORD, 0), (Op.MEMSET, STREAM), (Op.COPY_DTOD, 0)]
+    assert commands[0].payload == layout.EVENT.pack(EVENT, 5)
+    assert commands[1].payload == layout.MEMSET.pack(DEVICE + 64, 0xABCD, 2, 100)
+    assert commands[2].payload == layout.COPY.pack(DEVICE, DEVICE + 4096, 512)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 1 << 21), st.one_of(words, st.just(2**63)), streams)
+def test_device_ranges_are_checked(session: Session, offset: int, size: int, stream: int) -> None:
+    good = size > 0 and offset + size <= 1 << 20 and (stream <= 1 or stream == STREAM)
+    expected = submit.DONE if good else submit.LATER
+    arguments = (session.ring.block, DEVICE + offset, 0, 1, size, stream)
+    assert NATIVE["submit_memset"](*arguments) == as_python(submit.submit_memset)(*arguments) == expected
+    arguments = (session.ring.block, DEVICE, DEVICE + offset, size, stream)
+    assert NATIVE["copy_on_device"](*arguments) == as_python(submit.copy_on_device)(*arguments) == expected
+    while session.consumer.take() is not None:
+        pass
+
+
+def test_forgotten_ranges_and_captures_are_left_to_python(session: Session) -> None:
+    memset = NATIVE["submit_memset"]
+    session.ring.note_capturing(1)
+    assert memset(session.ring.block, DEVICE, 0, 1, 8, 0) == submit.LATER
+    session.ring.note_capturing(0)
+    assert memset(session.ring.block, DEVICE, 0, 1, 8, 0) == submit.DONE
+    session.ring.forget_range(DEVICE)
+    assert memset(session.ring.block, DEVICE, 0, 1, 8, 0) == submit.LATER
+
+
+@pytest.mark.parametrize("what", ["sticky", "closed", "lost", "full"])
+def test_trouble_is_left_to_python(session: Session, what: str) -> None:
+    if what == "sticky":
+        session.consumer.set_sticky_status(700)
+    elif what == "closed":
+        session.consumer.set_state(layout.STATE_CLOSED)
+    elif what == "lost":
+        session.ring._set(submit.LOST, 1)
+    else:
+        for _ in range(layout.SLOT_COUNT):
+            session.ring.submit(Op.NOP, b"")
+    assert NATIVE["submit_event"](session.ring.block, Op.EVENT_RECORD, EVENT, 0, 0) == submit.LATER
+    assert NATIVE["submit_sync"](session.ring.block, Op.STREAM_SYNC, 0, 0) == submit.LATER
+
+
+def test_the_python_producer_and_machine_code_share_one_ring(session: Session) -> None:
+    """Several threads with and without the GIL submit; every command arrives once and whole."""
+    per_thread, threads = 2000, []
+    fast = NATIVE["submit_memset"]
+    producer: Producer = session.ring
+
+    def native(index: int) -> None:
+        for i in range(per_thread):
+            while fast(session.ring.block, DEVICE + index, i, 4, 1, 0) != submit.DONE:
+                pass
+
+    def python(index: int) -> None:
+        for i in range(per_thread):
+            producer.submit(Op.MEMSET, layout.MEMSET.pack(DEVICE + index, i, 4, 1))
+
+    for index, work in enumerate((native, python, native, python)):
+        threads.append(threading.Thread(target=work, args=(index,)))
+    for thread in threads:
+        thread.start()
+    seen: dict[int, list[int]] = {}
+    while sum(map(len, seen.values())) < 4 * per_thread:
+        command = session.consumer.take()
+        if command is not None:
+            assert not command.refusal
+            target, value, _, _ = layout.MEMSET.unpack(command.payload)
+            seen.setdefault(target - DEVICE, []).append(value)
+    for thread in threads:
+        thread.join(20)
+    assert seen == {index: list(range(per_thread)) for index in range(4)}
+
+
+def test_the_fast_producer_keeps_the_producers_promises(session: Session) -> None:
+    producer = session.ring
+    number = producer.submit(Op.STREAM_SYNC, b"", flags=layout.FLAG_WAIT)
+    session.take()
+    session.consumer.reply(number, 3, b"data")
+    assert producer.wait(number, 5) == (3, b"data")
+    number = producer.submit(Op.STREAM_SYNC, b"", flags=layout.FLAG_WAIT)
+    with pytest.raises(TimeoutError):
+        producer.wait(number, 0.01)
+    producer.mark_lost()
+    with pytest.raises(SessionLost):
+        producer.wait(number, 10)
+
+
+@pytest.mark.parametrize("size", [1, 4, 4096, 65536])
+@pytest.mark.parametrize("where", ["foreign", "arena", "pinned"])
+def test_copies_arrive(session: Session, size: int, where: str) -> None:
+    server = Server(session)
+    fast_path.attach(session)  # type: ignore[arg-type]
+    try:
+        data = os.urandom(size)
+        if where == "foreign":
+            buffer = ctypes.create_string_buffer(size)
+            address = ctypes.addressof(buffer)
+        else:
+            address = session.heap.allocate(size)
+            if where == "pinned":
+                session.ring.note_pinned({address: size})
+        ctypes.memmove(address, data, size)
+        for is_async in (1, 0):
+            for copy_in, copy_out in (
+                (submit.copy_in, submit.copy_out),
+                (as_python(submit.copy_in), as_python(submit.copy_out)),
+            ):
+                native_in = NATIVE["copy_in"] if copy_in is submit.copy_in else copy_in
+                native_out = NATIVE["copy_out"] if copy_out is submit.copy_out else copy_out
+                ctypes.memmove(address, data, size)
+                settle(native_in(session.ring.block, DEVICE + 8, address, size, 0, is_async, 0))
+                settle(NATIVE["submit_sync"](session.ring.block, Op.STREAM_SYNC, 0, 0))
+                assert bytes(server.device[8 : 8 + size]) == data
+                ctypes.memset(address, 0, size)
+                settle(native_out(session.ring.block, address, DEVICE + 8, size, 0, is_async, 0))
+                if where == "pinned" and is_async:
+                    settle(NATIVE["submit_sync"](session.ring.block, Op.STREAM_SYNC, 0, 0))
+                assert ctypes.string_at(address, size) == data
+                server.device[:] = bytes(len(server.device))
+    finally:
+        fast_path.detach()
+        server.end()
+
+
+def settle(result: int) -> None:
+    """Do what the entries do with a result."""
+    assert result != submit.LATER
+    if result & 0xFF == submit.ASKED:
+        fast_path.finish(result >> 8)
+
+
+def test_pageable_sources_may_be_overwritten_at_once(session: Session) -> None:
+    """The bytes are staged before the call returns, though nobody has executed anything."""
+    address = session.heap.allocate(4096)
+    ctypes.memmove(address, b"a" * 4096, 4096)
+    assert NATIVE["copy_in"](session.ring.block, DEVICE, address, 4096, 0, 1, 0) == submit.DONE
+    ctypes.memset(address, ord("b"), 4096)
+    _, source, _ = layout.COPY.unpack(session.take().payload)
+    assert source != address
+    assert ctypes.string_at(source, 4096) == b"a" * 4096
+
+
+def test_staging_blocks_come_back(session: Session) -> None:
+    before = session.heap.live_bytes
+    buffer = ctypes.create_string_buffer(1000)
+    for round_trip in range(3000):
+        assert NATIVE["copy_in"](session.ring.block, DEVICE, ctypes.addressof(buffer), 1000, 0, 1, 0) == submit.DONE
+        command = session.take()
+        session.consumer.set_host_retired(command.number + 1)
+        assert session.heap.live_bytes - before < 5000, round_trip
+
+
+def test_failed_copies_free_their_blocks_and_raise(session: Session) -> None:
+    server = Server(session, {Op.COPY_DTOH: 700})
+    fast_path.attach(session)  # type: ignore[arg-type]
+    try:
+        buffer = ctypes.create_string_buffer(b"x" * 100, 100)
+        before = session.heap.live_bytes
+        result = NATIVE["copy_out"](session.ring.block, ctypes.addressof(buffer), DEVICE, 100, 0, 0, 0)
+        with pytest.raises(CudaError, match="700"):
+            settle(result)
+        assert session.heap.live_bytes == before
+        assert buffer.raw == b"x" * 100
+    finally:
+        fast_path.detach()
+        server.end()
+
+
+def test_a_deferred_error_comes_out_of_a_synchronize(session: Session) -> None:
+    server = Server(session)
+    fast_path.attach(session)  # type: ignore[arg-type]
+    try:
+        session.consumer.set_deferred_status(1)
+        result = NATIVE["submit_sync"](session.ring.block, Op.CONTEXT_SYNC, 0, 0)
+        with pytest.raises(CudaError, match="CUresult 1"):
+            settle(result)
+        settle(NATIVE["submit_sync"](session.ring.block, Op.CONTEXT_SYNC, 0, 0))
+    finally:
+        fast_path.detach()
+        server.end()
+
+
+def make_module(name: str) -> types.ModuleType:
+    module = types.ModuleType(name)
+    module.__pyx_capi__ = {  # type: ignore[attr-defined]
+        entry.__name__: capsules.new_capsule(1, text) for owner, text, entry in entries.ENTRIES if owner == name
+    }
+    return module
+
+
+def test_entries_use_machine_code_with_a_session_and_python_without(session: Session) -> None:
+    module = make_module("cuda.bindings.cydriver")
+    calls: list[tuple[Any, ...]] = []
+    handlers = {name: (lambda *a, n=name: calls.append((n, *a)) or 77) for name in module.__pyx_capi__}  # type: ignore[misc]
+    capsules.replace(module, handlers)
+    assert "cuLaunchKernel" in capsules.accelerate(module, lambda number: 0)
+    record = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64)(capsules.pointer(module, "cuEventRecord"))
+    sync = ctypes.CFUNCTYPE(ctypes.c_int)(capsules.pointer(module, "cuCtxSynchronize"))
+    assert record(EVENT, 0) == 77
+    assert calls == [("cuEventRecord", EVENT, 0)]
+    server = Server(session)
+    fast_path.attach(session)  # type: ignore[arg-type]
+    try:
+        calls.clear()
+        assert (record(EVENT, 0), sync()) == (0, 0)
+        assert calls == []
+        assert record(EVENT, 2) == 77  # the per-thread stream is Python's
+        assert calls == [("cuEventRecord", EVENT, 2)]
+    finally:
+        fast_path.detach()
+        server.end()
+    assert record(EVENT, 0) == 77
+
+
+def test_cupy_entries_return_none_and_raise(session: Session) -> None:
+    module = make_module("cupy_backends.cuda.api.runtime")
+
+    def fail(*_: Any) -> Any:
+        raise LookupError("python")
+
+    capsules.replace(module, dict.fromkeys(module.__pyx_capi__, fail))
+    capsules.accelerate(module)
+    function = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_int64, ctypes.c_int)
+    sync = function(capsules.pointer(module, "streamSynchronize"))
+    device = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_int)(capsules.pointer(module, "getDevice"))
+    with pytest.raises(LookupError, match="python"):
+        sync(0, 0)
+    server = Server(session)
+    fast_path.attach(session)  # type: ignore[arg-type]
+    try:
+        assert sync(STREAM, 0) is None
+        assert device(0) == 0
+        session.consumer.set_deferred_status(700)
+        with pytest.raises(CudaError, match="700"):
+            sync(0, 0)
+        with pytest.raises(LookupError, match="python"):
+            sync(2, 0)
+    finally:
+        fast_path.detach()
+        server.end()
+
+
+def test_types_that_differ_stay_with_python() -> None:
+    module = types.ModuleType("cuda.bindings.cydriver")
+    module.__pyx_capi__ = {"cuEventRecord": capsules.new_capsule(5, "CUresult (CUevent, CUstream, int)")}  # type: ignore[attr-defined]
+    assert capsules.accelerate(module) == []
+    assert capsules.pointer(module, "cuEventRecord") == 5
+
+
+def test_installed_libraries_have_the_expected_types() -> None:
+    for name in ("cuda.bindings.cydriver", "cupy_backends.cuda.api.driver", "cupy_backends.cuda.api.runtime"):
+        module = pytest.importorskip(name)
+        found = capsules.read(module)
+        for owner, text, entry in entries.ENTRIES:
+            if owner == name:
+                assert found[entry.__name__] == text
