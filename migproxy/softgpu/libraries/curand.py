@@ -125,8 +125,9 @@ def setGeneratorOrdering(generator: int, order: int) -> None:
 
 def _fill(generator: int, address: int, count: int, kind: int) -> Array:
     """Draw numbers into memory; return the view, for what is done to them next."""
-    view = raw.array(address, count, streams.DTYPES[kind])
-    view[...] = _generators[generator].draw(kind, count)
+    numbers = _generators[generator].draw(kind, count)
+    view = raw.array(address, count, numbers.dtype)
+    view[...] = numbers
     return view
 
 

@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TypedDict
 import numpy as np
 
 from .status import TableError, UnsupportedCall
+from .views_unsafe import InvalidLayout
 
 
 class Facts(TypedDict):
@@ -81,13 +82,21 @@ def refusal(library: str, function: str, error: type[TableError] | None) -> Call
     return refused
 
 
-def _quiet(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that computes as a GPU does: divisions by zero and overflows give their values, no warnings."""
+def _quiet(function: Callable[..., Any], error: type[TableError] | None) -> Callable[..., Any]:
+    """Return a function that computes as a GPU does: divisions by zero and overflows give their values, no warnings.
+
+    A layout that no library accepts becomes the library's own invalid-value error.
+    """
 
     @functools.wraps(function)
     def quiet(*args: Any, **kwargs: Any) -> Any:
         with np.errstate(all="ignore"):
-            return function(*args, **kwargs)
+            try:
+                return function(*args, **kwargs)
+            except InvalidLayout as invalid:
+                if error is None:
+                    raise
+                raise error(error.INVALID_VALUE, str(invalid)) from invalid
 
     return quiet
 
@@ -116,7 +125,7 @@ def complete(namespace: dict[str, Any], library: str, error: type[TableError] | 
     missing = frozenset(name for name in functions if name not in namespace)
     for name in functions:
         if name in namespace:
-            namespace[name] = _quiet(namespace[name])
+            namespace[name] = _quiet(namespace[name], error)
     for name in missing:
         namespace[name] = refusal(library, name, error)
     return missing

@@ -44,6 +44,7 @@ class TableError(LibraryStatusError):
     LIBRARY: ClassVar[str] = ""
     STATUS: ClassVar[dict[int, str]] = {}
     NOT_SUPPORTED: ClassVar[int] = 0
+    INVALID_VALUE: ClassVar[int] = 0
 
     def __init__(self, status: int, detail: str = "") -> None:
         super().__init__(self.LIBRARY, status, self.STATUS.get(status, f"status {status}"), detail)
@@ -69,6 +70,7 @@ class CUBLASError(TableError):
         16: "CUBLAS_STATUS_LICENSE_ERROR",
     }
     NOT_SUPPORTED = 15
+    INVALID_VALUE = 7
 
 
 class CUSOLVERError(TableError):
@@ -93,6 +95,7 @@ class CUSOLVERError(TableError):
         31: "CUSOLVER_STATUS_INVALID_WORKSPACE",
     }
     NOT_SUPPORTED = 9
+    INVALID_VALUE = 3
 
 
 class CuSparseError(TableError):
@@ -114,6 +117,7 @@ class CuSparseError(TableError):
         11: "CUSPARSE_STATUS_INSUFFICIENT_RESOURCES",
     }
     NOT_SUPPORTED = 10
+    INVALID_VALUE = 3
     # cuSPARSE's own words, which CuPy appends to the name.
     WORDS: ClassVar[dict[int, str]] = {
         1: "initialization error",
@@ -155,6 +159,7 @@ class CURANDError(TableError):
         999: "CURAND_STATUS_INTERNAL_ERROR",
     }
     NOT_SUPPORTED = 103
+    INVALID_VALUE = 104
 
 
 class CuFFTError(TableError):
@@ -181,6 +186,7 @@ class CuFFTError(TableError):
         16: "CUFFT_NOT_SUPPORTED",
     }
     NOT_SUPPORTED = 16
+    INVALID_VALUE = 4
 
     @property
     def result(self) -> int:
@@ -201,6 +207,7 @@ class CuTensorError(TableError):
         15: "CUTENSOR_STATUS_NOT_SUPPORTED",
     }
     NOT_SUPPORTED = 15
+    INVALID_VALUE = 7
 
 
 class UnsupportedCall(LibraryStatusError, NotImplementedError):

@@ -39,8 +39,9 @@ def sort(dtype: npt.DTypeLike, data_start: int, keys_start: int, shape: Sequence
     """Sort along the last axis, in place."""
     kind = _dtype(dtype, NotImplementedError, "arrays")
     data = raw.array(data_start, shape, kind)
-    # Equal integers are the same bits, so the order among them is nobody's business: NumPy's fastest sort will do.
-    data.sort(axis=-1, kind=None if kind.kind in "bui" else "stable")
+    # Equal values are the same bits, except for zeros of two signs: without those, NumPy's fastest sort will do.
+    same_bits = kind.kind in "bui" or (kind.kind == "f" and bool(np.all(data != 0)))
+    data.sort(axis=-1, kind=None if same_bits else "stable")
 
 
 def argsort(dtype: npt.DTypeLike, idx_start: int, data_start: int, keys_start: int, shape: Sequence[int]) -> None:

@@ -18,8 +18,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from migproxy.errors import CudaError
+
 Array = npt.NDArray[Any]
 Guard = Callable[[int, int], None]
+
+ILLEGAL_ADDRESS = 700
+# No mapping of a process starts below this: an address that small is a null pointer plus an offset.
+LOWEST = 65536
+
+
+class InvalidLayout(ValueError):
+    """A negative extent, or a leading dimension smaller than a column; a library answers with its invalid value."""
+
 
 _guard: Guard | None = None
 
@@ -32,7 +43,15 @@ def set_guard(guard: Guard | None) -> Guard | None:
 
 
 def memory(address: int, nbytes: int) -> Any:
-    """Return a writable ctypes buffer over ``[address, address + nbytes)``."""
+    """Return a writable ctypes buffer over ``[address, address + nbytes)``.
+
+    Raises
+    ------
+    CudaError
+        Illegal address, for a null pointer or by the guard's word.
+    """
+    if address < LOWEST:
+        raise CudaError(ILLEGAL_ADDRESS, f"a library was given address {address:#x}")
     if _guard is not None:
         _guard(address, nbytes)
     return (ctypes.c_ubyte * nbytes).from_address(address)
@@ -53,20 +72,29 @@ def array(address: int, shape: Sequence[int] | int, dtype: npt.DTypeLike) -> Arr
 def strided(address: int, shape: Sequence[int], strides: Sequence[int], dtype: npt.DTypeLike) -> Array:
     """Return a view with non-negative byte strides, touching exactly the bytes that the shape reaches."""
     dtype = np.dtype(dtype)
+    if any(extent < 0 for extent in shape) or any(stride < 0 for stride in strides):
+        raise InvalidLayout(f"shape {tuple(shape)}, strides {tuple(strides)}")
     if any(extent == 0 for extent in shape):
         return np.empty(tuple(shape), dtype)
     span = dtype.itemsize + sum((extent - 1) * stride for extent, stride in zip(shape, strides, strict=True))
     return np.ndarray(tuple(shape), dtype, memory(address, span), 0, tuple(strides))
 
 
+def _check_leading_dimension(rows: int, ld: int) -> None:
+    if ld < max(rows, 1):
+        raise InvalidLayout(f"leading dimension {ld} for {rows} rows")
+
+
 def matrix(address: int, rows: int, columns: int, ld: int, dtype: npt.DTypeLike) -> Array:
     """Return a column-major matrix of the given leading dimension."""
+    _check_leading_dimension(rows, ld)
     size = np.dtype(dtype).itemsize
     return strided(address, (rows, columns), (size, ld * size), dtype)
 
 
 def matrices(address: int, count: int, stride: int, rows: int, columns: int, ld: int, dtype: npt.DTypeLike) -> Array:
     """Return a batch ``(count, rows, columns)`` of column-major matrices, ``stride`` elements apart."""
+    _check_leading_dimension(rows, ld)
     size = np.dtype(dtype).itemsize
     return strided(address, (count, rows, columns), (stride * size, size, ld * size), dtype)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from migproxy.errors import CudaError
 from migproxy.softgpu.libraries import cublas, views_unsafe
 from migproxy.softgpu.libraries.status import CUBLASError
 
@@ -209,6 +210,16 @@ def test_contexts(put):
         cublas.getStream(handle)
     assert caught.value.status == 1
     assert caught.value.status_name == "CUBLAS_STATUS_NOT_INITIALIZED"
+
+
+def test_bad_arguments_are_errors_not_crashes(put):
+    one = put(1.0)
+    with pytest.raises(CUBLASError) as caught:
+        cublas.dgemm(0, 0, 0, 3, 3, 3, one, one, 2, one, 3, one, one, 3)
+    assert caught.value.status == 7
+    with pytest.raises(CudaError) as fault:
+        cublas.dscal(0, 3, one, 0, 1)
+    assert fault.value.status == 700
 
 
 def test_guard_sees_every_range(put):
