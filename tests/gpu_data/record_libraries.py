@@ -1,0 +1,78 @@
+"""Record `library_cases` on a real GPU through CuPy's own library modules: run it natively, where a GPU is.
+
+::
+
+    python tests/gpu_data/record_libraries.py tests/unit/softgpu_libraries/data/gpu_libraries.npz
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from typing import Any
+
+import cupy
+import numpy as np
+from library_cases import CASES
+
+MODULES = {
+    "cublas": "cupy_backends.cuda.libs.cublas",
+    "cusolver": "cupy_backends.cuda.libs.cusolver",
+    "cusparse": "cupy_backends.cuda.libs.cusparse",
+    "cufft": "cupy.cuda.cufft",
+    "thrust": "cupy.cuda.thrust",
+}
+
+
+class Gpu:
+    """A real GPU behind CuPy."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[int, tuple[Any, np.ndarray[Any, Any]]] = {}
+        self._kept: list[Any] = []
+
+    def device(self, array: Any) -> int:
+        """Copy an array's bytes to the GPU, in its own memory order."""
+        template = np.asarray(array)
+        copy = cupy.asarray(np.frombuffer(template.tobytes("A"), np.uint8).copy())
+        address = int(copy.data.ptr)
+        self._arrays[address] = (copy, template)
+        return address
+
+    def read(self, address: int) -> Any:
+        """Copy an array back."""
+        copy, template = self._arrays[address]
+        order = "F" if template.flags.f_contiguous and not template.flags.c_contiguous else "C"
+        return cupy.asnumpy(copy).view(template.dtype).reshape(template.shape, order=order)
+
+    def host(self, array: Any) -> int:
+        """Return a host array's address."""
+        self._kept.append(array)
+        return int(array.ctypes.data)
+
+    def module(self, name: str) -> Any:
+        """Return CuPy's module."""
+        return importlib.import_module(MODULES[name])
+
+    def handle(self, name: str) -> int:
+        """Return CuPy's context."""
+        return int(getattr(cupy.cuda.Device(), f"{name}_handle"))
+
+
+def main() -> None:
+    """Run all cases; a case that fails is reported and left out."""
+    results: dict[str, Any] = {}
+    for name, function in CASES.items():
+        try:
+            for key, value in function(Gpu(), np.random.default_rng(7)).items():
+                results[f"{name}/{key}"] = np.asarray(value)
+        except Exception:
+            print("failed:", name)
+            traceback.print_exc()
+    np.savez_compressed(sys.argv[1], **results)
+    print(len(results), "results of", len(CASES), "cases;", cupy.__version__, cupy.cuda.runtime.runtimeGetVersion())
+
+
+if __name__ == "__main__":
+    main()
