@@ -132,7 +132,11 @@ class Lost(Message, frozen=True):
 
 
 class SessionSpec(Message, frozen=True):
-    """Broker → executor, with the arena's descriptors: serve this session."""
+    """Broker → executor, with the arena's descriptors: serve this session.
+
+    `kernel_seconds` is how long work may be on its way without progress until it counts as hung; 0: for ever. With
+    `lease_place` ≥ 0 one more descriptor follows, that of the slice's lease page (`migproxy.abi.lease`).
+    """
 
     protocol: int
     session_id: str
@@ -143,6 +147,9 @@ class SessionSpec(Message, frozen=True):
     owner_uid: int
     plugins: list[str]
     cache_dir: str = ""
+    mode: str = "full_overlap"
+    lease_place: int = -1
+    kernel_seconds: float = 0.0
 
 
 class Ready(Message, frozen=True):
@@ -186,6 +193,10 @@ class Note(Message, frozen=True):
 
     level: str
     text: str
+
+
+class LeaseChanged(Message):
+    """Executor → broker: look at the slice's lease page, this session wants the lease or has just passed it on."""
 
 
 # -- requests of the command line: any number on one connection, each answered at once ---------------------------------
@@ -308,4 +319,4 @@ Answer = Sessions | Done | LogLines | FunctionReport | Status | Refused
 ToBroker = Hello | GrowArena | Goodbye | Note | ListSessions | KillSession | ReadLog | AskReport | AskStatus
 FromBroker = Welcome | Refused | Grown | Lost
 ToExecutor = SessionSpec | MapSegment | EndSession
-FromExecutor = Ready | Failed | SegmentMapped | Report | Note
+FromExecutor = Ready | Failed | SegmentMapped | Report | Note | LeaseChanged

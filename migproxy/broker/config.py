@@ -68,6 +68,13 @@ class BrokerConfig:
     executor_command : tuple of str
         Start of the executor's command line; ``--control-fd N`` is appended. Empty: this interpreter's ``-m
         migproxy.executor``.
+    mode : str
+        How functions share a slice: one of `migproxy.abi.lease.MODES`; empty: ``full_overlap`` for a private broker,
+        whose one function need not wait for itself, otherwise ``overlap_cpu_memcpy``.
+    policy : str
+        Who computes next: one of `migproxy.scheduler.policy.POLICIES`.
+    kernel_seconds : float
+        How long a kernel may run until it counts as hung; 0: for ever.
     cache_dir : str
         Where executors keep compiled kernels; empty: nowhere.
     log_file : str
@@ -86,6 +93,9 @@ class BrokerConfig:
     parent_pid: int = 0
     plugins: tuple[str, ...] = ("cuda", "cupy", "numba")
     executor_command: tuple[str, ...] = ()
+    mode: str = ""
+    policy: str = "gpu_time"
+    kernel_seconds: float = 0.0
     cache_dir: str = ""
     log_file: str = ""
     limits: Limits = field(default_factory=Limits)

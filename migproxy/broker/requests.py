@@ -65,6 +65,10 @@ def status(broker: Broker) -> control.Status:
                 capacity=broker.ledgers[each.name].capacity,
                 reserved=broker.ledgers[each.name].reserved,
                 sessions=broker.ledgers[each.name].sessions,
+                mode=broker.leases[each.name].mode if each.name in broker.leases else "full_overlap",
+                policy=broker.leases[each.name].policy_name if each.name in broker.leases else "",
+                holder=broker.leases[each.name].holder if each.name in broker.leases else "",
+                waiting=broker.leases[each.name].waiting if each.name in broker.leases else 0,
             )
             for each in broker.slices
         ],

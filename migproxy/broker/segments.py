@@ -41,6 +41,39 @@ def create_control_segment(session_id: str, heap_bytes: int) -> tuple[int, int]:
     return fd, size
 
 
+class ExecutorBell:
+    """Wakes a session's executor from its sleep.
+
+    Parameters
+    ----------
+    fd : int
+        The control segment.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._page = mmap.mmap(fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._page)) + layout.EXECUTOR_BELL_OFFSET
+
+    def ring(self) -> None:
+        """Wake it if it sleeps. The store goes through pwrite, see `mark_lost`; waking reads nothing and writes
+        nothing."""
+        os.pwrite(self._fd, bytes(4), layout.EXECUTOR_BELL_OFFSET)
+        _wake(self._address)
+
+
+def _wake(address: int) -> None:
+    _libc.syscall(
+        ctypes.c_long(_SYS_FUTEX),
+        ctypes.c_void_p(address),
+        ctypes.c_int(_FUTEX_WAKE),
+        ctypes.c_int(0x7FFFFFFF),
+        None,
+        None,
+        ctypes.c_int(0),
+    )
+
+
 def read_word(fd: int, offset: int) -> int:
     """Return a u64 of the header page as it is now: for display only, the tenant may have written anything there."""
     value: int = struct.unpack("<Q", os.pread(fd, 8, offset))[0]
@@ -58,13 +91,5 @@ def mark_lost(fd: int) -> None:
     os.pwrite(fd, struct.pack("<I", (bell + 1) & 0xFFFFFFFF), layout.FUNCTION_BELL_OFFSET)
     with mmap.mmap(fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE) as page:
         anchor = ctypes.c_char.from_buffer(page)
-        _libc.syscall(
-            ctypes.c_long(_SYS_FUTEX),
-            ctypes.c_void_p(ctypes.addressof(anchor) + layout.FUNCTION_BELL_OFFSET),
-            ctypes.c_int(_FUTEX_WAKE),
-            ctypes.c_int(0x7FFFFFFF),
-            None,
-            None,
-            ctypes.c_int(0),
-        )
+        _wake(ctypes.addressof(anchor) + layout.FUNCTION_BELL_OFFSET)
         del anchor

@@ -18,11 +18,13 @@ from types import FrameType
 
 from migproxy.abi import control
 from migproxy.abi.control import Hello, Message
+from migproxy.abi.lease import DEFAULT_MODE
 from migproxy.abi.protocol import PROTOCOL_VERSION
 from migproxy.arena import packets, segment
 from migproxy.broker import admission, segments
 from migproxy.broker.client import Client
 from migproxy.broker.config import BrokerConfig
+from migproxy.broker.leases import SliceLease
 from migproxy.broker.ledger import Ledger
 from migproxy.broker.log import Log
 from migproxy.broker.loop import Loop, Timer
@@ -31,6 +33,7 @@ from migproxy.broker.sessions import MAX_COUNTERS, Reports, Session
 from migproxy.broker.supervisor import Executor, default_command
 from migproxy.device.inventory import Slice
 from migproxy.errors import ProtocolError, UsageError
+from migproxy.scheduler.policy import Claim
 from migproxy.sizes import format_size
 
 
@@ -53,6 +56,14 @@ class Broker:
         self.log = Log(config.log_file)
         self.loop = Loop(self._log_failure)
         self.ledgers = {each.name: Ledger(each.memory) for each in slices}
+        mode = config.mode or ("full_overlap" if config.private else DEFAULT_MODE)
+        # Its own watchdog comes first; the broker's is for executors that are stuck themselves.
+        patience = config.kernel_seconds * 1.5
+        self.leases = {
+            each.name: SliceLease(self.loop, each.name, config.policy, mode, patience)
+            for each in slices
+            if mode != "full_overlap"
+        }
         self.sessions: dict[str, Session] = {}
         self.reports = Reports()
         self.started = time.monotonic()
@@ -119,6 +130,8 @@ class Broker:
             self.loop.step(0.1)
         for client in list(self._clients):
             client.close()
+        for lease in self.leases.values():
+            lease.close()
         self.loop.close()
         self.log.close()
         with contextlib.suppress(FileNotFoundError):
@@ -298,6 +311,7 @@ class Broker:
             self.ledgers[granted.slice.name].release(function_id, session_id)
             raise admission.Denied("busy", f"the broker cannot start an executor: {error.strerror}") from error
         packets.close_all(fds)
+        place, lease_fds = self._join_lease(session)
         self.sessions[session_id] = session
         self._by_client[client] = session
         self._of_session[session_id] = client
@@ -318,11 +332,27 @@ class Broker:
                 owner_uid=client.uid,
                 plugins=list(self.config.plugins),
                 cache_dir=self.config.cache_dir,
+                mode=self.leases[granted.slice.name].mode if lease_fds else "full_overlap",
+                lease_place=place,
+                kernel_seconds=self.config.kernel_seconds,
             ),
-            session.segment_fds,
+            [*session.segment_fds, *lease_fds],
         )
         patience = self.config.limits.start_seconds
         self.loop.call_later(patience, lambda: self._start_overdue(session))
+
+    def _join_lease(self, session: Session) -> tuple[int, list[int]]:
+        """Enter a session in its slice's lease; returns its place and the page's descriptor, or -1 and none."""
+        lease = self.leases.get(session.slice.name)
+        if lease is None:
+            return -1, []
+        bell = segments.ExecutorBell(session.segment_fds[0])
+
+        def hang(seconds: float) -> None:
+            self.lose(session, f"launch timeout: nothing it computes made progress for {seconds:.0f} s")
+
+        claim = Claim(session.session_id, session.function_id)
+        return lease.join(claim, bell.ring, hang), [lease.fd]
 
     def _start_overdue(self, session: Session) -> None:
         if session.state == "starting" and session.executor is not None:
@@ -359,6 +389,9 @@ class Broker:
             session.counters = dict(list(message.counters.items())[:MAX_COUNTERS]) | {"quota_bytes": session.quota}
         elif isinstance(message, control.Note):
             self.log.write(message.level, message.text, session.session_id, uid=session.uid)
+        elif isinstance(message, control.LeaseChanged):
+            if session.slice.name in self.leases:
+                self.leases[session.slice.name].observe()
         elif isinstance(message, control.SegmentMapped) and session.growing:
             self._grown(session, client, message)
         else:
@@ -435,6 +468,8 @@ class Broker:
                 client.close()
         else:
             self.log.write("info", f"session ended; {how}", session.session_id, uid=session.uid)
+        if session.slice.name in self.leases:
+            self.leases[session.slice.name].leave(session.session_id)
         session.close()
         self.reports.add(session)
         self.ledgers[session.slice.name].release(session.function_id, session.session_id)

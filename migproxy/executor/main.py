@@ -24,7 +24,9 @@ from migproxy.executor.facts import nvml_free_memory, read_facts
 from migproxy.executor.handlers.callbacks import HostFunctions
 from migproxy.executor.plugin_host import PluginHost
 from migproxy.executor.pump_tables import PumpTables
+from migproxy.executor.lease import LeaseClient
 from migproxy.executor.state import SessionState
+from migproxy.executor.turns import Alone, make_turns
 
 log = logging.getLogger("migproxy.executor")
 
@@ -70,17 +72,26 @@ def serve(spec: control.SessionSpec, fds: list[int], sock: socket.socket) -> Non
     state.host_functions = HostFunctions(state)
     state.plugins = PluginHost(state, spec.plugins)
     state.publish_memory()
+    turns = make_turns(state, _open_lease(spec, fds, sock))
     consumer.set_state(layout.STATE_READY)
     bootstrap.send(sock, control.Ready(windows=windows, device=facts))
     _thread.start_new_thread(_listen, (state, sock, arena_end))
     try:
-        run(state)
+        run(state, turns)
     finally:
+        turns.close()
         consumer.set_state(layout.STATE_CLOSED)
         bootstrap.send(sock, control.Report(counters=state.report()))
 
 
-def run(state: SessionState) -> None:
+def _open_lease(spec: control.SessionSpec, fds: list[int], sock: socket.socket) -> LeaseClient | None:
+    """Open the slice's compute lease, if there is one: its page is the descriptor behind the arena's."""
+    if spec.lease_place < 0:
+        return None
+    return LeaseClient(fds[len(spec.segment_sizes)], spec.lease_place, lambda message: bootstrap.send(sock, message))
+
+
+def run(state: SessionState, turns: Alone) -> None:
     """Carry out commands until the session closes: the pump does the hot ones, Python the rest, in order."""
     consumer, completions, tables = state.consumer, state.completions, state.pump
     naps = 0
@@ -89,7 +100,13 @@ def run(state: SessionState) -> None:
         reason = tables.run()
         consumer.tail = tables.tail
         if reason in _COMMAND_IN_HAND:
-            _carry_out(state, reason)
+            if not turns.may_carry_out(reason):
+                tables.set(pump.AGAIN, 1)
+                reason = pump.REASON_NAP
+            elif reason == pump.REASON_LEASE:
+                tables.set(pump.AGAIN, 1)
+            else:
+                _carry_out(state, reason)
         elif reason == pump.REASON_BAD_HEAD:
             log.warning("session %s: the ring's head is impossible", state.spec.session_id)
             state.closing = True
@@ -104,10 +121,11 @@ def run(state: SessionState) -> None:
                 completions.fail_all(state.sticky)
         state.publish_frees()
         state.host_functions.hand_over()
+        turns.look(idle=reason == pump.REASON_IDLE and not completions)
         if state.closing and not completions:
             return
         if reason == pump.REASON_IDLE and not completions:
-            consumer.sleep(IDLE_NAP)
+            consumer.sleep(turns.nap(IDLE_NAP))
         elif reason == pump.REASON_NAP or reason == pump.REASON_IDLE:
             naps += 1
             consumer.sleep(NAP if naps < LONG_WAIT else LONG_NAP)
@@ -115,7 +133,7 @@ def run(state: SessionState) -> None:
         naps = 0
 
 
-_COMMAND_IN_HAND = (pump.REASON_COMMAND, pump.REASON_ERROR, pump.REASON_EVENTS)
+_COMMAND_IN_HAND = (pump.REASON_COMMAND, pump.REASON_ERROR, pump.REASON_EVENTS, pump.REASON_LEASE)
 
 
 def _carry_out(state: SessionState, reason: int) -> None:

@@ -77,6 +77,9 @@ EVENT_RECORDS = 0x138
 EVENT_WAITS = 0x140
 COPIES_DTOD = 0x148
 FREE_MARKS = 0x150
+LEASE_CREDIT = 0x158  # work on the multiprocessors that may still be issued before Python looks; only with a lease
+LEASE_COPIES = 0x160  # 1: copies need the lease too
+AGAIN = 0x168  # 1: begin with the command in COPY, which was handed to Python and could not be carried out yet
 # driver functions
 LAUNCH_KERNEL = 0x180
 COPY_HTOD_ASYNC = 0x188
@@ -112,7 +115,7 @@ REASON_ERROR = 2  # the command in COPY failed with STATUS
 REASON_BAD_HEAD = 3  # the ring's head is not between its tail and one round later
 REASON_NAP = 4  # work is on its way: look again soon
 REASON_EVENTS = 5  # the stack of spare events is empty; the command in COPY is Python's
-REASON_LEASE = 6  # the command in COPY needs the compute lease; call `pump_again` once it is there
+REASON_LEASE = 6  # the command in COPY needs the compute lease, or credit; set `AGAIN` to go on with it
 
 NOT_READY = 600
 OP_LAUNCH = 1
@@ -153,7 +156,7 @@ W_SLEEPERS = layout.FUNCTION_SLEEPERS_OFFSET
 W_HOST_RETIRED = layout.HOST_RETIRED_OFFSET
 W_FREES_RETIRED = layout.FREES_RETIRED_OFFSET
 KIND_SHIFT = layout.HANDLE_KIND_SHIFT
-INDEX_MASK = layout.HANDLE_INDEX_MASK
+INDEX_SHIFT = 64 - layout.HANDLE_KIND_SHIFT
 KIND_STREAM = layout.KIND_STREAM
 KIND_EVENT = layout.KIND_EVENT
 KIND_FUNCTION = layout.KIND_FUNCTION
@@ -172,7 +175,7 @@ one_handle = Indirect("I32(U64)")
 # -- tables -----------------------------------------------------------------------------------------------------------
 def table_entry(table: U64, kind: U64, handle: U64) -> U64:
     """Return what a handle of `kind` names, 0 if it names nothing in the table."""
-    index = handle & INDEX_MASK
+    index = handle << INDEX_SHIFT >> INDEX_SHIFT
     if handle >> KIND_SHIFT != kind or index >= TABLE_SIZE:
         return 0
     return load64(table + 8 * index)
@@ -480,7 +483,20 @@ def needs_lease(op: U64) -> U64:
     return op == OP_LAUNCH or op == OP_COPY_DTOD or op == OP_MEMSET
 
 
+def replies_later(op: U64) -> U64:
+    """Tell whether an operation answers its waiter itself."""
+    return op == OP_STREAM_SYNC or op == OP_COPY_HTOD or op == OP_COPY_DTOH
+
+
 def carry_out(pump: U64) -> U64:
+    """Check and carry out the command in COPY, and answer it; returns a reason, 0 when it is done."""
+    reason = execute(pump)
+    if reason == 0 and load16(pump + COPY + 2) & FLAG_WAIT and not replies_later(load16(pump + COPY)):
+        reply(pump, load64(pump + TAIL) - 1, 0)
+    return reason
+
+
+def execute(pump: U64) -> U64:
     """Check and carry out the command in COPY; returns a reason, 0 when it is done."""
     number = load64(pump + TAIL) - 1
     op = load16(pump + COPY)
@@ -495,8 +511,11 @@ def carry_out(pump: U64) -> U64:
     if load64(pump + SPARE_COUNT) == 0:
         return REASON_EVENTS
     lease = load64(pump + LEASE_WORD)
-    if lease and needs_lease(op) and load32(lease) != load64(pump + LEASE_VALUE):
-        return REASON_LEASE
+    if lease and (needs_lease(op) or (load64(pump + LEASE_COPIES) and (op == OP_COPY_HTOD or op == OP_COPY_DTOH))):
+        credit = load64(pump + LEASE_CREDIT)
+        if load32(lease) != load64(pump + LEASE_VALUE) or credit == 0:
+            return REASON_LEASE
+        store64(pump + LEASE_CREDIT, credit - 1)
     stream = real_stream(pump, load64(pump + SLOT_STREAM))
     if stream == NO_STREAM:
         return REASON_COMMAND
@@ -542,6 +561,12 @@ def take(pump: U64) -> U64:
 
 def pump_run(pump: U64) -> U64:
     """Work until there is a reason to return to Python."""
+    if load64(pump + AGAIN):
+        store64(pump + AGAIN, 0)
+        poll(pump)
+        reason = carry_out(pump)
+        if reason:
+            return reason
     start = time_stamp()
     count = 0
     while 1:

@@ -191,6 +191,12 @@ class PumpTables:
             or self.get(pump.FREE_HEAD) != self.get(pump.FREE_TAIL)
         )
 
+    def take_waits(self) -> list[int]:
+        """Give up the commands whose replies wait for work on its way; returns their numbers."""
+        base, count = self.get(pump.WAITS), self.get(pump.WAIT_COUNT)
+        self.set(pump.WAIT_COUNT, 0)
+        return [ctypes.c_uint64.from_address(base + index * pump.RECORD).value for index in range(count)]
+
     def frees_outstanding(self) -> bool:
         """Tell whether the pump tracks frees."""
         return self.get(pump.FREE_HEAD) != self.get(pump.FREE_TAIL)

@@ -82,7 +82,7 @@ class Lease:
         self._claims[claim.session] = claim
         self._members[claim.function] = self._members.get(claim.function, 0) + 1
 
-    def leave(self, session: str, now: int) -> list[Action]:
+    def leave(self, session: str, now: int, *, used: int | None = None) -> list[Action]:
         """Strike a session off, whatever it was doing: its executor is gone, and with it what it had in flight."""
         claim = self._claims.pop(session, None)
         if claim is None:
@@ -90,7 +90,7 @@ class Lease:
         self._tickets.pop(session, None)
         actions: list[Action] = []
         if self.holder == session:
-            self.policy.charge(claim, max(0, now - claim.granted))
+            self.policy.charge(claim, max(0, now - claim.granted) if used is None else used)
             actions = self._grant_next(now)
         elif self.successor == session:
             actions = self._challenge(now)
@@ -116,14 +116,18 @@ class Lease:
         heapq.heappush(self._heap, (claim.key, ticket, session, ticket))
         return self._challenge(now)
 
-    def released(self, session: str, now: int, *, to: str | None = None, wants: bool = False) -> list[Action]:
-        """The holder has handed over, to `to` if it did so itself; `wants`: it still has work and queues again."""
+    def released(
+        self, session: str, now: int, *, to: str | None = None, wants: bool = False, used: int | None = None
+    ) -> list[Action]:
+        """The holder has handed over, to `to` if it did so itself; `wants`: it still has work and queues again.
+
+        `used` is how long it computed; by default all the time since its grant.
+        """
         if self.holder != session:
             raise SchedulerError(f"{session} does not hold the lease")
         claim = self._claims[session]
-        self.policy.charge(claim, max(0, now - claim.granted))
-        handed = to is not None and to in self._tickets
-        actions = self._take(to, now) if to is not None and handed else self._grant_next(now)
+        self.policy.charge(claim, max(0, now - claim.granted) if used is None else used)
+        actions = self._take(to, now) if to is not None and to in self._claims else self._grant_next(now)
         if wants:
             actions = actions + self.want(session, now)
         return actions

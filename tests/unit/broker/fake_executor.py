@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import random
+import socket
 import sys
 import time
 
 from migproxy.abi import control
 from migproxy.executor import bootstrap
+from migproxy.executor.lease import LeaseClient
 
 FACTS = control.DeviceFacts(
     kind="software",
@@ -22,6 +26,35 @@ FACTS = control.DeviceFacts(
     limits={},
     context_bytes=0,
 )
+
+
+def compute(spec: control.SessionSpec, fds: list[int], sock: socket.socket, path: str) -> None:
+    """Take turns on the lease as an executor does, and count how often another one was inside too."""
+    lease = LeaseClient(fds[len(spec.segment_sizes)], spec.lease_place, lambda message: bootstrap.send(sock, message))
+    chooser = random.Random(spec.lease_place)
+    turns = violations = 0
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 4096) as shared:
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            while not lease.acquire():
+                if lease.should_yield():
+                    lease.release(wants=True)
+                time.sleep(30e-6)
+            for _ in range(chooser.randrange(1, 20)):
+                if not lease.acquire():
+                    break
+                violations += shared[0] != 0
+                shared[0] = 1
+                time.sleep(chooser.randrange(1, 200) * 1e-6)
+                shared[0] = 0
+                turns += 1
+            if lease.should_yield():
+                lease.release(wants=False)
+            elif chooser.random() < 0.5:
+                lease.pause()
+                time.sleep(chooser.randrange(1, 1000) * 1e-6)
+        lease.pause()
+    bootstrap.send(sock, control.Report({"turns": turns, "violations": violations, "held_ns": lease.held_ns}))
 
 
 def main() -> int:
@@ -41,6 +74,8 @@ def main() -> int:
     if mode == "nonsense":
         sock.send(b"\xc1nonsense")
         time.sleep(60)
+    if mode.startswith("compute:"):
+        compute(spec, fds, sock, mode.removeprefix("compute:"))
     while True:
         message, received = bootstrap.receive(sock)
         if isinstance(message, control.EndSession):
