@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from dataclasses import dataclass, field
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from softgpu_session import FakeKernel, Session, connected
+from softgpu_session import DEADLINE, FakeKernel, Session, connected
 
 STREAMS, EVENTS = 4, 3
 LEGACY, NON_BLOCKING = 0, (2, 3)
@@ -54,20 +55,29 @@ STEPS = st.lists(
         st.tuples(st.just("synchronize"), st.integers(0, STREAMS - 1), st.just(0)),
         st.tuples(st.just("synchronize event"), st.just(0), st.integers(0, EVENTS - 1)),
     ),
-    max_size=60,
+    min_size=5,
+    max_size=40,
 )
 
 
 def _logging_function(session: Session, ended: list[int]) -> int:
-    """A kernel that notes its argument."""
+    """A kernel that waits until the program is submitted, takes its time, and notes its argument."""
     function = session.function("store")
     kernel = session.cuda.function(function).kernel
     assert isinstance(kernel, FakeKernel)
-    kernel.body = lambda _grid, _block, _shared, params: ended.append(ctypes.c_uint32.from_address(params + 8).value)
+
+    def body(_grid: object, _block: object, _shared: int, params: int) -> None:
+        assert session.engine.gate.wait(DEADLINE)
+        number = ctypes.c_uint32.from_address(params + 8).value
+        # Long and short ones, so that what nobody orders comes out of order.
+        threading.Event().wait(0.002 * (number % 3 == 0))
+        ended.append(number)
+
+    kernel.body = body
     return function
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(STEPS)
 def test_every_order_that_cuda_promises_is_kept(steps: list[tuple[str, int, int]]) -> None:
     session, model = connected(), Model()
@@ -88,11 +98,14 @@ def test_every_order_that_cuda_promises_is_kept(steps: list[tuple[str, int, int]
             if session.cuda.cuStreamQuery(streams[stream]) == 0:
                 assert model.last[stream] <= set(ended)
         elif step == "synchronize":
+            session.engine.gate.set()
             session.ok("cuStreamSynchronize", streams[stream])
             assert model.last[stream] <= set(ended)
         else:
+            session.engine.gate.set()
             session.ok("cuEventSynchronize", events[event])
             assert model.events[event] <= set(ended)
+    session.engine.gate.set()
     session.ok("cuCtxSynchronize")
     place = {number: position for position, number in enumerate(ended)}
     assert len(place) == len(ended) == len(model.before)
