@@ -1,0 +1,210 @@
+"""What an executor does with commands, in one process: a real arena, the software GPU, and hostile input."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from migproxy.abi import control, layout
+from migproxy.abi.ops import OPERATIONS, Op
+from migproxy.abi.protocol import DEVICE_GRANULE, PROTOCOL_VERSION
+from migproxy.arena import segment
+from migproxy.arena.ring import Consumer, Producer, write_header
+from migproxy.executor import pump
+from migproxy.executor.device_memory import DeviceMemory
+from migproxy.executor.dispatch import carry_out, load_handlers
+from migproxy.executor.driver import SoftwareDriver
+from migproxy.executor.facts import read_facts
+from migproxy.executor.handlers.callbacks import HostFunctions
+from migproxy.executor.plugin_host import PluginHost
+from migproxy.executor.pump_tables import PumpTables
+from migproxy.executor.state import SessionState
+
+SIZE = layout.HEAP_OFFSET + (4 << 20)
+QUOTA = 64 << 20
+WINDOW = 1 << 30
+
+
+class Rig:
+    """Both ends of one session in this process; `step` lets the executor do what is in the ring."""
+
+    def __init__(self) -> None:
+        self.base = segment.find_window(SIZE)
+        segment.reserve_at(self.base, SIZE)
+        fd = segment.create("rig", SIZE)
+        segment.map_over(fd, self.base, SIZE)
+        os.close(fd)
+        write_header(self.base, SIZE)
+        load_handlers()
+        driver = SoftwareDriver()
+        driver.call("cuInit", 0)
+        driver.call("cuCtxSetCurrent", driver.out("cuDevicePrimaryCtxRetain", 0))
+        self.heap = self.base + layout.HEAP_OFFSET
+        self.device = driver.out("cuMemAddressReserve", WINDOW, DEVICE_GRANULE, 0, 0)
+        windows = control.Windows(self.base, SIZE, self.device, WINDOW)
+        spec = control.SessionSpec(PROTOCOL_VERSION, "test", windows, [SIZE], QUOTA, "software", 0, [])
+        consumer = Consumer(self.base, [(self.heap, 4 << 20)])
+        window = self.device, self.device + WINDOW
+        tables = PumpTables(driver, self.base, (self.heap, self.base + SIZE), window)
+        memory = DeviceMemory(driver, self.device, WINDOW, QUOTA, tables)
+        self.state = SessionState(driver, consumer, memory, tables, spec, read_facts(driver, QUOTA, 0))
+        self.state.host_functions = HostFunctions(self.state)
+        self.state.plugins = PluginHost(self.state, [])
+        self.producer = Producer(self.base)
+
+    def step(self) -> None:
+        state = self.state
+        for _ in range(300):
+            state.pump.set(pump.PYTHON_PENDING, int(bool(state.completions)))
+            reason = state.pump.run()
+            state.consumer.tail = state.pump.tail
+            if reason in (pump.REASON_COMMAND, pump.REASON_EVENTS):
+                carry_out(state, state.consumer.parse(state.pump.command(), state.pump.tail - 1))
+            elif reason == pump.REASON_ERROR:
+                command = state.consumer.parse(state.pump.command(), state.pump.tail - 1)
+                state.fail(command, state.pump.get(pump.STATUS))
+            state.completions.poll()
+            state.publish_frees()
+            if reason == pump.REASON_IDLE and not state.completions:
+                return
+        raise AssertionError("the executor does not come to rest")
+
+    def call(self, op: int, payload: bytes, stream: int = 0) -> tuple[int, bytes]:
+        number = self.producer.submit(op, payload, stream=stream, flags=layout.FLAG_WAIT)
+        self.step()
+        return self.producer.wait(number, 5.0)
+
+    def close(self) -> None:
+        self.state.memory.release_all()
+        segment.release(self.base, SIZE)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.close()
+
+
+@pytest.fixture
+def rig(shared: Rig) -> Rig:
+    shared.state.closing = False
+    shared.producer.take_deferred_status()
+    return shared
+
+
+def test_map_copy_memset_copy_back(rig: Rig) -> None:
+    assert rig.call(Op.MAP, layout.RANGE.pack(rig.device, DEVICE_GRANULE))[0] == 0
+    ctypes.memmove(rig.heap, bytes(range(100)), 100)
+    assert rig.call(Op.COPY_HTOD, layout.COPY.pack(rig.device + 64, rig.heap, 100))[0] == 0
+    assert rig.call(Op.MEMSET, layout.MEMSET.pack(rig.device + 64, 0x0807, 2, 3))[0] == 0
+    assert rig.call(Op.COPY_DTOH, layout.COPY.pack(rig.heap + 4096, rig.device + 64, 100))[0] == 0
+    assert ctypes.string_at(rig.heap + 4096, 100) == b"\x07\x08" * 3 + bytes(range(6, 100))
+    assert rig.call(Op.UNMAP, layout.RANGE.pack(rig.device, DEVICE_GRANULE))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "size"),
+    [(1, DEVICE_GRANULE), (0, 4096), (-DEVICE_GRANULE, DEVICE_GRANULE), (0, 0), (WINDOW, DEVICE_GRANULE)],
+)
+def test_mapping_outside_the_rules_is_refused(rig: Rig, address: int, size: int) -> None:
+    assert rig.call(Op.MAP, layout.RANGE.pack(rig.device + address, size))[0] == 1
+
+
+def test_the_executor_holds_the_quota(rig: Rig) -> None:
+    start = rig.device + (512 << 20)
+    assert rig.call(Op.MAP, layout.RANGE.pack(start, QUOTA))[0] == 0
+    assert rig.call(Op.MAP, layout.RANGE.pack(start + QUOTA, DEVICE_GRANULE))[0] == 2
+    assert rig.call(Op.UNMAP, layout.RANGE.pack(start, QUOTA))[0] == 0
+
+
+def test_an_error_without_reply_surfaces_at_the_next_wait(rig: Rig) -> None:
+    rig.producer.submit(Op.COPY_DTOD, layout.COPY.pack(rig.device, rig.device + 4096, 100))
+    rig.step()
+    assert rig.producer.take_deferred_status() == 1
+    assert rig.producer.take_deferred_status() == 0
+
+
+@pytest.mark.parametrize("kind", [layout.KIND_STREAM, layout.KIND_EVENT, layout.KIND_FUNCTION, 0, 0xFFFFFF])
+def test_foreign_handles_are_invalid(rig: Rig, kind: int) -> None:
+    handle = kind << layout.HANDLE_KIND_SHIFT | 77
+    assert rig.call(Op.STREAM_SYNC, b"", stream=handle or 5)[0] == 400
+    assert rig.call(Op.EVENT_QUERY, layout.HANDLE.pack(handle))[0] == 400
+    assert rig.call(Op.LAUNCH, layout.LAUNCH.pack(handle, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0))[0] == 400
+
+
+def test_host_addresses_outside_the_arena_are_refused(rig: Rig) -> None:
+    secret = ctypes.create_string_buffer(b"secret")
+    rig.call(Op.MAP, layout.RANGE.pack(rig.device, DEVICE_GRANULE))
+    for address, size in ((ctypes.addressof(secret), 6), (rig.base, 64), (rig.heap + (4 << 20) - 1, 2), (rig.heap, -1)):
+        status, _ = rig.call(Op.COPY_HTOD, layout.COPY.pack(rig.device, address, size & (1 << 64) - 1))
+        assert status == layout.STATUS_PROTOCOL
+        assert rig.state.closing
+        rig.state.closing = False
+    rig.call(Op.UNMAP, layout.RANGE.pack(rig.device, DEVICE_GRANULE))
+
+
+def test_an_impossible_head_is_refused(rig: Rig) -> None:
+    head = ctypes.c_uint64.from_address(rig.base + layout.HEAD_OFFSET)
+    before = head.value
+    head.value = before + layout.SLOT_COUNT + 1
+    assert rig.state.pump.run() == pump.REASON_BAD_HEAD
+    head.value = before
+
+
+def test_long_replies_are_fetched(rig: Rig) -> None:
+    status, data = rig.call(Op.STATISTICS, b"")
+    assert status == layout.STATUS_TOO_LONG
+    size = int.from_bytes(data, "little")
+    asked = rig.producer.submit(
+        Op.FETCH_REPLY,
+        (rig.state.pump.tail - 1).to_bytes(8, "little"),
+        flags=layout.FLAG_WAIT,
+        reply_address=rig.heap,
+        reply_capacity=size,
+    )
+    rig.step()
+    assert rig.producer.wait(asked, 5.0)[0] == 0
+    assert "quota_bytes" in msgspec.msgpack.decode(ctypes.string_at(rig.heap, size))
+
+
+#: Operations that end or stall the rig by design.
+_NOT_FUZZED = {Op.CLOSE, Op.HOST_CALLBACK, Op.HOST_CALLBACK_NEXT, Op.CAPTURE_BEGIN}
+_WORD = st.one_of(st.integers(0, 64), st.integers(0, (1 << 64) - 1), st.sampled_from([layout.make_handle(0x41, 1)]))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    op=st.one_of(st.sampled_from([op for op in OPERATIONS if op not in _NOT_FUZZED]), st.integers(50, 0xFFFF)),
+    words=st.lists(_WORD, max_size=12),
+    tail=st.binary(max_size=40),
+    stream=st.one_of(st.just(0), _WORD),
+    waits=st.booleans(),
+)
+def test_any_bytes_get_an_answer(rig: Rig, op: int, words: list[int], tail: bytes, stream: int, waits: bool) -> None:
+    """Whatever lies in a slot, the executor answers it or notes a status, and goes on."""
+    rig.state.closing = False
+    payload = b"".join(word.to_bytes(8, "little") for word in words) + tail
+    flags = layout.FLAG_WAIT if waits else 0
+    number = rig.producer.submit(op, payload, stream=stream, flags=flags)
+    rig.step()
+    if waits:
+        rig.producer.wait(number, 5.0)
+    rig.producer.take_deferred_status()
+    assert rig.state.sticky == 0
+    assert rig.call(Op.STREAM_SYNC, b"")[0] == 0
+
+
+@pytest.mark.parametrize("op", [op for op in OPERATIONS if op not in _NOT_FUZZED])
+def test_a_spilled_payload_outside_the_arena_is_refused(rig: Rig, op: Op) -> None:
+    for address, size in ((0, 64), (rig.heap, 1 << 31), (rig.base, 8)):
+        number = rig.producer.submit(op, b"", flags=layout.FLAG_WAIT, spill=(address, size))
+        rig.step()
+        assert rig.producer.wait(number, 5.0)[0] == layout.STATUS_PROTOCOL
+        rig.state.closing = False
