@@ -39,7 +39,8 @@ _NVRTC_INVALID_INPUT: Final = 3
 # nvJitLinkInputType
 _CUBIN, _PTX, _LTOIR, _FATBIN, _OBJECT, _LIBRARY, _INDEX, _ANY = 1, 2, 3, 4, 5, 6, 7, 10
 # nvJitLinkResult
-_ERROR_INVALID_INPUT: Final = 4
+_ERROR_INVALID_INPUT: Final = 3
+_ERROR_UNRECOGNIZED_INPUT: Final = 8
 _ERROR_INTERNAL: Final = 6
 
 
@@ -231,9 +232,6 @@ class NvJitLinkSeam:
                 link.lto_inputs += 1
             return self._add_file(handle, kind, path)
         name = get_string(path).decode()
-        if Path(name).name == "libcudadevrt.a":
-            # The software GPU has the functions of this library built in.
-            return 0
         try:
             return self._add(link, Path(name).read_bytes(), name)
         except OSError as error:
@@ -241,6 +239,9 @@ class NvJitLinkSeam:
             return _ERROR_INVALID_INPUT
 
     def _add(self, link: _Link, data: bytes, name: str) -> int:
+        if Path(name).name == "libcudadevrt.a":
+            # The software GPU has the functions of this library built in.
+            return 0
         if container.is_container(data):
             link.ptx.extend(container.unwrap(data))
             return 0
@@ -249,7 +250,7 @@ class NvJitLinkSeam:
             return 0
         link.error = f"the software GPU links PTX and LTO-IR only, and {name or 'an input'} is neither".encode()
         log.warning("refused: nvJitLinkAddData: %s", link.error.decode())
-        return _ERROR_INVALID_INPUT
+        return _ERROR_UNRECOGNIZED_INPUT
 
     def complete(self, handle: int) -> int:
         """``nvJitLinkComplete``."""

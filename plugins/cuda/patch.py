@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from types import ModuleType
 
 from migproxy_plugins.cuda import registry
@@ -13,6 +14,11 @@ from migproxy_plugins.cuda.status import NOT_SUPPORTED
 from migproxy_plugins.cuda.treatment import refused_adapter
 
 from migproxy.interpose import capsules
+from migproxy.jit import fast_path
+from migproxy.jit.trampoline import UnsupportedPrototype, make_constant, parse_prototype
+
+log = logging.getLogger("migproxy.cuda")
+Handler = Callable[..., int]
 
 
 def driver_handler(name: str) -> Callable[..., int]:
@@ -25,10 +31,24 @@ def driver_handler(name: str) -> Callable[..., int]:
     return registry.status_of(adapter)
 
 
+def _callable(module: ModuleType, handlers: Mapping[str, Handler]) -> dict[str, Handler | int]:
+    """Return `handlers`, with a constant refusal where a newer release passes a type that is not known yet."""
+    entries: dict[str, Handler | int] = dict(handlers)
+    for name, text in capsules.read(module).items():
+        if name in entries:
+            try:
+                parse_prototype(text)
+            except UnsupportedPrototype as error:
+                log.warning("refused: %s: %s", name, error)
+                entries[name] = make_constant(NOT_SUPPORTED)
+    return entries
+
+
 def patch_cydriver(module: ModuleType) -> None:
     """Point every capsule of ``cuda.bindings.cydriver`` at us."""
     handlers = {name: driver_handler(name) for name in module.__pyx_capi__}
-    capsules.replace(module, handlers)
+    capsules.replace(module, _callable(module, handlers))
+    capsules.accelerate(module, registry.status_of(fast_path.finish))
     for name in handlers:
         ENTRIES[name] = capsules.pointer(module, name)
 
@@ -38,4 +58,5 @@ def patch_cyruntime(module: ModuleType) -> None:
     from migproxy_plugins.cuda.runtime_entries import runtime_handler
 
     handlers = {name: runtime_handler(name) for name in module.__pyx_capi__}
-    capsules.replace(module, {name: handler for name, handler in handlers.items() if handler is not None})
+    served = {name: handler for name, handler in handlers.items() if handler is not None}
+    capsules.replace(module, _callable(module, served))
