@@ -26,6 +26,10 @@ class Block:
     live_out: int = 0
     uses: int = 0
     defs: int = 0
+    #: everything that the block may write, guarded or not
+    writes: int = 0
+    #: registers whose copy in the thread's frame is still good at the block's end
+    clean_out: int = 0
 
 
 @dataclass(slots=True)
@@ -165,11 +169,36 @@ def build(function: Function, *, with_suspends: bool) -> Graph:
             if instr.name in ("bra", "brx"):
                 block.succs.extend(labels[target] for target in instr.targets if labels[target] not in block.succs)
     graph = Graph(blocks, labels, {}, [], suspend_count)
-    _liveness(graph)
+    preds = _liveness(graph)
+    if suspend_count:
+        _cleanness(graph, preds)
     return graph
 
 
-def _liveness(graph: Graph) -> None:
+def _cleanness(graph: Graph, preds: list[list[int]]) -> None:
+    """Forward analysis: a register is clean where no path since the last suspend point wrote it."""
+    every = (1 << len(graph.names)) - 1
+    for block in graph.blocks:
+        block.clean_out = every & ~block.writes
+    work = list(range(len(graph.blocks)))
+    while work:
+        block = graph.blocks[work.pop()]
+        if block.suspend > 0:
+            clean = every
+        elif block.number == 0:
+            clean = 0
+        else:
+            clean = every
+            for number in preds[block.number]:
+                clean &= graph.blocks[number].clean_out
+        clean &= ~block.writes
+        if clean != block.clean_out:
+            block.clean_out = clean
+            work.extend(block.succs)
+
+
+def _liveness(graph: Graph) -> list[list[int]]:
+    """Compute live sets; returns each block's predecessors."""
     index = graph.index
     names = graph.names
 
@@ -197,6 +226,8 @@ def _liveness(graph: Graph) -> None:
             else:
                 for name in defs:
                     bit(name)
+            for name in defs:
+                block.writes |= bit(name)
     preds: list[list[int]] = [[] for _ in graph.blocks]
     for block in graph.blocks:
         for succ in block.succs:
@@ -217,3 +248,4 @@ def _liveness(graph: Graph) -> None:
                 if number not in queued:
                     queued.add(number)
                     work.append(number)
+    return preds

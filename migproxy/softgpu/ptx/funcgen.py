@@ -40,7 +40,7 @@ class FunctionGen(Emitter):
         self.number = ""
         self.uses_stack = False
         self.local_base = ""
-        self.addresses = address_registers(function)
+        self.addresses = address_registers(function, gen.shared_offsets)
         self.regions: list[str] = []
         self.computable = 0
         self.recipes: dict[str, Instr] = {}
@@ -268,8 +268,8 @@ class FunctionGen(Emitter):
         return self.op(f"getelementptr i{8 * size}, ptr {base}, i64 %thread64")
 
     def save_frame(self, live: int) -> None:
-        """Store the live registers to the thread's frame."""
-        for reg in self.graph.registers(live & ~self.computable):
+        """Store the live registers that have changed to the thread's frame."""
+        for reg in self.graph.registers(live & ~self.computable & ~self.block.clean_out):
             value, ty = self.raw(reg)
             if ty == "i1":
                 value, ty = self.op(f"zext i1 {value} to i8"), "i8"
@@ -318,10 +318,10 @@ class FunctionGen(Emitter):
             row = self.op(f"add i32 {y}, {self.op(f'mul i32 {z}, {nty}')}")
             return self.op(f"add i32 {x}, {self.op(f'mul i32 {row}, {ntx}')}")
         self.entry += [
-            f"  %lin.z = mul i32 {z}, {nty}",
-            f"  %lin.y = add i32 {y}, %lin.z",
-            f"  %lin.r = mul i32 %lin.y, {ntx}",
-            f"  %lin = add i32 {x}, %lin.r",
+            f"  %lin.z = mul nuw nsw i32 {z}, {nty}",
+            f"  %lin.y = add nuw nsw i32 {y}, %lin.z",
+            f"  %lin.r = mul nuw nsw i32 %lin.y, {ntx}",
+            f"  %lin = add nuw nsw i32 {x}, %lin.r",
         ]
         self.number = "%lin"
         return self.number

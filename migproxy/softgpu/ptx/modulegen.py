@@ -297,8 +297,9 @@ class ModuleGen:
             tag = f".{k}"
             step, at = (f"step.{k}", str(k)) if inlined else ("step", "%point")
             work = [
-                f"  %zr{tag} = mul i32 %z{tag}, %rows", f"  %yr{tag} = mul i32 %y{tag}, %ntx",
-                f"  %zy{tag} = add i32 %zr{tag}, %yr{tag}", f"  %t{tag} = add i32 %zy{tag}, %x{tag}",
+                f"  %zr{tag} = mul nuw nsw i32 %z{tag}, %rows", f"  %yr{tag} = mul nuw nsw i32 %y{tag}, %ntx",
+                f"  %zy{tag} = add nuw nsw i32 %zr{tag}, %yr{tag}",
+                f"  %t{tag} = add nuw nsw i32 %zy{tag}, %x{tag}",
                 *self._tell_thread(tag),
                 f"  %r{tag} = call i32 @{step}(ptr %tc, i32 %t{tag}, i32 {at}, i32 %x{tag}, i32 %y{tag}, i32 %z{tag})",
                 f"  %t64{tag} = zext i32 %t{tag} to i64",

@@ -7,14 +7,15 @@ A wrong guess still computes the same number.
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from migproxy.softgpu.ptx.ast import Function, Instr, Label, Operand, Reg, Sym
 
 _SOURCES = ("cvta",)
-_THROUGH = ("mov", "selp", "cvta")
 
 
-def address_registers(function: Function) -> set[str]:
-    """Registers that are only ever defined as addresses."""
+def address_registers(function: Function, offsets: Container[str]) -> set[str]:
+    """Registers that are only ever defined as addresses; symbols in `offsets` (shared variables) are mere numbers."""
     found: set[str] = set()
     instrs = [i for i in function.body or () if isinstance(i, Instr) and not isinstance(i, Label)]
     while True:
@@ -25,15 +26,17 @@ def address_registers(function: Function) -> set[str]:
             dest = i.ops[0].name
             if dest in found or function.regs.get(dest) not in ("b64", "u64", "s64"):
                 continue
-            if _is_address(i, found):
+            if _is_address(i, found, offsets):
                 found.add(dest)
         if len(found) == before:
             return found
 
 
-def _is_address(i: Instr, found: set[str]) -> bool:
+def _is_address(i: Instr, found: set[str], offsets: Container[str]) -> bool:
     def known(operand: Operand) -> bool:
-        return (isinstance(operand, Reg) and operand.name in found) or isinstance(operand, Sym)
+        if isinstance(operand, Sym):
+            return operand.name not in offsets
+        return isinstance(operand, Reg) and operand.name in found
 
     if i.name in _SOURCES:
         return "shared" not in i.mods or "to" not in i.mods
