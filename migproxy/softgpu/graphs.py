@@ -1,4 +1,4 @@
-"""Stream capture and graphs.
+"""Graphs: building them, asking about them, running them.
 
 A graph is launched as one operation of its stream, which runs the nodes in an order that respects their dependencies.
 """
@@ -6,25 +6,20 @@ A graph is launched as one operation of its stream, which runs the nodes in an o
 from __future__ import annotations
 
 import struct
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from migproxy.errors import CudaError
 from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
-from migproxy.softgpu.capture import Capture, Graph, Node, NodeKind
+from migproxy.softgpu.capture import Graph, Node, NodeKind
+from migproxy.softgpu.captures import CaptureApi
 from migproxy.softgpu.host_calls_unsafe import call_host_function
 from migproxy.softgpu.launch import gather_params, launch_operation
-from migproxy.softgpu.pools import PoolApi
 from migproxy.softgpu.state import entry, need
-from migproxy.softgpu.streams import Stream
 
 _KERNEL_PARAMS = struct.Struct("<QIIIIIIIxxxxQQQQ")  # function, grid, block, shared, params, extra, kernel, context
 _MEMSET_PARAMS = struct.Struct("<QQIIQQ")  # address, pitch, value, element size, width, height
 _HOST_PARAMS = struct.Struct("<QQ")
-_ACTIVE, _INVALIDATED = 1, 2
-_GLOBAL, _THREAD_LOCAL, _RELAXED = 0, 1, 2
 
 
 @dataclass(eq=False)
@@ -43,115 +38,10 @@ class Executable:
                 run()
 
 
-class GraphApi(PoolApi):
-    """``cuGraph*`` and stream capture."""
-
-    # ---- capture ------------------------------------------------------------------------------------------------
-
-    @entry
-    def cuStreamBeginCapture(self, hStream: int, mode: int) -> None:
-        self._begin(hStream, self._new_graph(), mode, [])
-
-    @entry
-    def cuStreamBeginCaptureToGraph(
-        self, hStream: int, hGraph: int, dependencies: int, dependencyData: int, numDependencies: int, mode: int
-    ) -> None:
-        self._begin(hStream, self._graph(hGraph), mode, self._nodes(dependencies, numDependencies))
-
-    def _begin(self, handle: int, graph: Graph, mode: int, after: list[Node]) -> None:
-        stream = self.stream(handle)
-        need(mode in (_GLOBAL, _THREAD_LOCAL, _RELAXED), f"capture mode {mode}")
-        need(not stream.is_legacy, "the default stream cannot be captured", status.STREAM_CAPTURE_UNSUPPORTED)
-        need(stream.capture is None, "the stream is capturing already", status.ILLEGAL_STATE)
-        stream.capture = Capture(stream, graph, mode)
-        stream.capture.frontier[stream] = after
-
-    @entry
-    def cuStreamEndCapture(self, hStream: int, phGraph: int) -> None:
-        stream = self.stream(hStream)
-        need(phGraph)
-        capture = stream.capture
-        if capture is None:
-            raise CudaError(status.ILLEGAL_STATE, "the stream is not capturing")
-        if capture.origin is not stream:
-            capture.refuse(status.STREAM_CAPTURE_UNMATCHED, "begun on another stream")
-        need(
-            capture.mode == _RELAXED or capture.thread == _thread(),
-            "begun by another thread",
-            status.STREAM_CAPTURE_WRONG_THREAD,
-        )
-        try:
-            capture.end()
-        except CudaError:
-            raw.write_u64(phGraph, 0)
-            raise
-        raw.write_u64(phGraph, capture.graph.handle)
-
-    @entry
-    def cuStreamIsCapturing(self, hStream: int, captureStatus: int) -> None:
-        need(captureStatus)
-        raw.write_u32(captureStatus, _capture_status(self.stream(hStream)))
-
-    @entry
-    def cuStreamGetCaptureInfo(self, hStream: int, captureStatus_out: int, id_out: int, *rest: int) -> None:
-        # CUDA 12: (…, graph, dependencies, count); CUDA 13: (…, graph, dependencies, edge data, count).
-        need(captureStatus_out and len(rest) in (0, 3, 4), "cuStreamGetCaptureInfo takes 3, 6 or 7 arguments")
-        stream = self.stream(hStream)
-        raw.write_u32(captureStatus_out, _capture_status(stream))
-        capture = stream.capture
-        if capture is None:
-            return
-        if id_out:
-            raw.write_u64(id_out, capture.id)
-        if rest:
-            if rest[0]:
-                raw.write_u64(rest[0], capture.graph.handle)
-            handles = [node.handle for node in capture.frontier[stream]]
-            memory = raw.Buffer(max(8 * len(handles), 8))
-            raw.write_array_u64(memory.address, handles)
-            capture.handed_out = memory
-            if rest[1]:
-                raw.write_u64(rest[1], memory.address)
-            if len(rest) == 4 and rest[2]:
-                raw.write_u64(rest[2], 0)
-            if rest[-1]:
-                raw.write_u64(rest[-1], len(handles))
-
-    @entry
-    def cuStreamUpdateCaptureDependencies(self, hStream: int, dependencies: int, *rest: int) -> None:
-        # CUDA 12: (…, count, flags); CUDA 13: (…, edge data, count, flags).
-        need(len(rest) in (2, 3), "cuStreamUpdateCaptureDependencies takes 4 or 5 arguments")
-        stream = self.stream(hStream)
-        if stream.capture is None:
-            raise CudaError(status.ILLEGAL_STATE, "the stream is not capturing")
-        nodes = self._nodes(dependencies, rest[-2])
-        need(rest[-1] in (0, 1), f"flags {rest[-1]}")
-        before = stream.capture.frontier[stream] if rest[-1] == 0 else []
-        stream.capture.frontier[stream] = list(dict.fromkeys(before + nodes))
-
-    @entry
-    def cuThreadExchangeStreamCaptureMode(self, mode: int) -> None:
-        need(mode)
-        wanted = raw.read_u32(mode)
-        need(wanted in (_GLOBAL, _THREAD_LOCAL, _RELAXED), f"capture mode {wanted}")
-        raw.write_u32(mode, self.swap_capture_mode(wanted))
+class GraphApi(CaptureApi):
+    """``cuGraph*``."""
 
     # ---- building -----------------------------------------------------------------------------------------------
-
-    def _new_graph(self) -> Graph:
-        graph = Graph(register=self.handles.add)
-        graph.handle = self.handles.add(graph)
-        return graph
-
-    def _graph(self, handle: int) -> Graph:
-        return self.handles.get(handle, Graph, status.INVALID_VALUE)
-
-    def _node(self, handle: int) -> Node:
-        return self.handles.get(handle, Node, status.INVALID_VALUE)
-
-    def _nodes(self, address: int, count: int) -> list[Node]:
-        need(count == 0 or address)
-        return [self._node(handle) for handle in raw.read_array_u64(address, count)] if count else []
 
     @entry
     def cuGraphCreate(self, phGraph: int, flags: int) -> None:
@@ -421,12 +311,6 @@ def _instantiate(graph: Graph, flags: int) -> Executable:
     return Executable(order, [node.run for node in order], any(node.foreign for node in order), flags)
 
 
-def _capture_status(stream: Stream) -> int:
-    if stream.capture is None:
-        return 0
-    return _INVALIDATED if stream.capture.invalid else _ACTIVE
-
-
 def _write_nodes(nodes: list[Node], out: int, count: int) -> None:
     """The driver's convention: without ``out`` only the number, otherwise as many as there is room for."""
     need(count)
@@ -436,7 +320,3 @@ def _write_nodes(nodes: list[Node], out: int, count: int) -> None:
         raw.write_u64(count, min(room, len(nodes)))
     else:
         raw.write_u64(count, len(nodes))
-
-
-def _thread() -> int:
-    return threading.get_ident()

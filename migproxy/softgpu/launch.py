@@ -10,8 +10,9 @@ from migproxy.softgpu import card
 from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
 from migproxy.softgpu.capture import NodeKind
+from migproxy.softgpu.functions import FunctionApi, required_block
 from migproxy.softgpu.host_calls_unsafe import call_block_size
-from migproxy.softgpu.modules import Function, ModuleApi, required_block
+from migproxy.softgpu.modules import Function
 from migproxy.softgpu.state import entry, need
 
 _CONFIG = struct.Struct("<IIIIIIIxxxxQQIxxxx")  # grid, block, shared bytes, stream, attributes, their number
@@ -29,7 +30,7 @@ _TUNING_ATTRIBUTES = {0, 1, 3, 5, 6, 8, 9, 10, 14}
 Dim = tuple[int, int, int]
 
 
-class LaunchApi(ModuleApi):
+class LaunchApi(FunctionApi):
     """``cuLaunchKernel*`` and ``cuOccupancy*``."""
 
     @entry
