@@ -71,7 +71,7 @@ class CardSpec:
     """
 
     devices: int = 1
-    memory: int = 4 * GIB
+    memory: int = field(default_factory=lambda: default_memory())
     capability: tuple[int, int] = (8, 0)
     driver_version: int = DRIVER_VERSIONS[-1]
     multiprocessors: int = MULTIPROCESSORS
@@ -96,6 +96,15 @@ class CardSpec:
         if text := values.get("MIGPROXY_SOFTGPU_DRIVER_VERSION"):
             spec["driver_version"] = _count(text, "MIGPROXY_SOFTGPU_DRIVER_VERSION", 12000, 13999)
         return cls(**spec)  # type: ignore[arg-type]
+
+
+def default_memory() -> int:
+    """Memory of a card that nobody chose a size for: half of this machine's, at most 16 GiB.
+
+    The same as the broker's default capacity of a software slice, so that its quotas fit on the card.
+    """
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(min(physical // 2, 16 * GIB) // GRANULARITY * GRANULARITY, 16 * MIB)
 
 
 def device_uuid(ordinal: int) -> bytes:
