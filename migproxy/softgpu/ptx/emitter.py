@@ -123,7 +123,8 @@ class Emitter:
         return value, ty
 
     def slot(self, reg: str) -> str:
-        return f'%"{reg}"'
+        # A prefix, because registers may be called like our blocks: libdevice has a ``b0``.
+        return f'%"reg.{reg}"'
 
     def put_raw(self, reg: str, value: str) -> None:
         ty = types.storage(self.function.regs[reg])
@@ -265,10 +266,19 @@ class Emitter:
         if entry and name in self.fields:
             return self.fields[name]
         lines = self.entry if entry else self.lines
+        fixed = self.gen.fixed
+        bounds = ""
+        if fixed is not None and kind == "i32":
+            value_ = fixed.field(name)
+            if value_ is not None:
+                return str(value_)
+            limit = fixed.limit(name)
+            if limit is not None:
+                bounds = f", !range !{self.gen.range_metadata(limit)}"
         self.temp += 2
         pointer, value = f"%t{self.temp - 1}", f"%t{self.temp}"
         lines.append(f"  {pointer} = getelementptr i8, ptr %tc, i64 {CONTEXT.offset[name]}")
-        lines.append(f"  {value} = load {kind}, ptr {pointer}, !invariant.load !0")
+        lines.append(f"  {value} = load {kind}, ptr {pointer}, !invariant.load !0{bounds}")
         if entry:
             self.fields[name] = value
         return value
