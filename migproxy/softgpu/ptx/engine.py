@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,10 +20,15 @@ from migproxy.softgpu.ptx.lower import load_all
 from migproxy.softgpu.ptx.modulegen import ModuleGen, function_table, pointed_functions
 from migproxy.softgpu.ptx.parser import parse
 from migproxy.softgpu.ptx.printf import read_string
+from migproxy.softgpu.ptx.specialize import Constants, constants
 
 PlaceGlobal = Callable[[str, int, int], int]
 Resolve = Callable[[str], int | None]
 Dim = tuple[int, int, int]
+
+
+#: threads of a launch that is worth tuning for
+HEAVY = 1 << 17
 
 
 @dataclass(slots=True)
@@ -63,6 +69,8 @@ class Kernel:
         limit = function.reqntid or function.maxntid
         self.max_threads = min(MAX_THREADS, limit[0] * limit[1] * limit[2]) if limit else MAX_THREADS
         self._code: _Code | None = None
+        self._function = function
+        self._tuner = Tuner(self)
         self._lock = threading.Lock()
 
     def compile(self) -> None:
@@ -79,6 +87,13 @@ class Kernel:
                 engine = native.link(_object(self._text))
                 self._code = _Code(engine.get_function_address(self._symbol), self._frame_bytes)
             return self._code
+
+    def variant(self, fixed: Constants, number: int) -> _Code:
+        """Machine code for launches in which `fixed` holds."""
+        symbol = f"{self._symbol}.{number}"
+        gen = ModuleGen(self._module.ast, self._function, self._module.index, symbol, fixed)
+        text = gen.generate()
+        return _Code(native.link(_object(text)).get_function_address(symbol), gen.frame_bytes)
 
     def launch(self, grid: Dim, block: Dim, dynamic_shared: int, params: int) -> None:
         """Run the whole grid; returns when it has finished.
@@ -97,12 +112,16 @@ class Kernel:
             When a thread faulted; some blocks may have run, as on a GPU.
         """
         code = self._compiled()
+        started = time.perf_counter()
         threads = block[0] * block[1] * block[2]
         blocks = grid[0] * grid[1] * grid[2]
         if not 0 < threads <= MAX_THREADS:
             raise KernelFault(1, f"{self.name}: a block has 1 to {MAX_THREADS} threads, not {threads}")
         if blocks <= 0 or min(grid) <= 0:
             raise KernelFault(1, f"{self.name}: empty grid {grid}")
+        heavy = threads * blocks >= HEAVY
+        if heavy:
+            code = self._tuner.pick(grid, block, params) or code
         record = (ctypes.c_char * (LAUNCH.size + 64))()
         base = -(-ctypes.addressof(record) // 64) * 64
         wanted = min(workers.thread_count(), blocks) if threads * blocks > 4096 else 1
@@ -140,6 +159,8 @@ class Kernel:
                 ticket.close()
         if faults:
             raise faults[0]
+        if heavy:
+            self._tuner.spent(time.perf_counter() - started)
 
     def _fault(self, context: workers.Context, block: Dim) -> KernelFault:
         """The error for a fault that a worker met."""
@@ -167,6 +188,49 @@ class Kernel:
         return KernelFault(status, f"{what} in {where}{thread}")
 
 
+class Tuner:
+    """Compiles a kernel again for a launch shape and parameters that keep coming back; see `specialize`."""
+
+    #: seconds of run time under one key that pay for a compilation
+    PRICE = 0.04
+    KEYS = 32
+    VARIANTS = 8
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.lock = threading.Lock()
+        self.time: dict[Constants, float] = {}
+        self.code: dict[Constants, _Code] = {}
+        self.local = threading.local()
+
+    def pick(self, grid: Dim, block: Dim, params: int) -> _Code | None:
+        """The variant for this launch, compiled if it has earned that."""
+        kernel = self.kernel
+        data = ctypes.string_at(params, kernel.param_size)
+        key = constants(grid, block, data, kernel.params)
+        self.local.key = None
+        with self.lock:
+            code = self.code.get(key)
+            if code is not None:
+                return code
+            self.local.key = key
+            if self.time.get(key, 0.0) < self.PRICE or len(self.code) >= self.VARIANTS:
+                return None
+            self.local.key = None
+            code = self.code[key] = kernel.variant(key, len(self.code) + 1)
+            return code
+
+    def spent(self, seconds: float) -> None:
+        """Note the run time of the launch just done."""
+        key = self.local.key
+        if key is None:
+            return
+        with self.lock:
+            if key not in self.time and len(self.time) >= self.KEYS:
+                self.time.pop(next(iter(self.time)))
+            self.time[key] = self.time.get(key, 0.0) + seconds
+
+
 class LoadedModule:
     """A PTX module with its globals placed in device memory.
 
@@ -181,7 +245,7 @@ class LoadedModule:
         self.ast = ast
         self._prefix = f"k{digest[:16]}"
         self.globals: dict[str, tuple[int, int]] = {}
-        index = {v.name: n for n, v in enumerate(_placed(ast))}
+        self.index = index = {v.name: n for n, v in enumerate(_placed(ast))}
         self._table = (ctypes.c_uint64 * (len(index) + 1))()
         self.table_address = ctypes.addressof(self._table)
         self.kernels: dict[str, Kernel] = {}

@@ -11,6 +11,7 @@ from migproxy.softgpu.ptx.funcgen import FunctionGen
 from migproxy.softgpu.ptx.inline import inline
 from migproxy.softgpu.ptx.layout import CONTEXT
 from migproxy.softgpu.ptx.lower import warp
+from migproxy.softgpu.ptx.specialize import Constants
 from migproxy.softgpu.ptx.table import suspends
 
 if TYPE_CHECKING:
@@ -25,12 +26,15 @@ def align_up(value: int, align: int) -> int:
 class ModuleGen:
     """Generator of the LLVM module for one kernel of a PTX module."""
 
-    def __init__(self, module: Module, kernel: Function, globals_index: dict[str, int], symbol: str) -> None:
+    def __init__(self, module: Module, kernel: Function, globals_index: dict[str, int], symbol: str,
+                 fixed: Constants | None = None) -> None:  # fmt: skip
         self.module = module
+        self.fixed = fixed
         self.kernel = kernel = inline(module, kernel)
         self.globals_index = globals_index
         self.symbol = symbol
         self.helpers: dict[str, str] = {}
+        self.ranges: dict[int, int] = {}
         self.declared: dict[str, str] = {}
         self.wanted: list[str] = []
         self.uses_calls = False
@@ -97,6 +101,13 @@ class ModuleGen:
                 if other is not None and not other.entry:
                     work.append(other)
         return list(seen.values())
+
+    def range_metadata(self, limit: int) -> int:
+        """The number of the metadata node that says ``0 <= value < limit``."""
+        number = self.ranges.get(limit)
+        if number is None:
+            number = self.ranges[limit] = 100 + len(self.ranges)
+        return number
 
     # -- errors, declarations -------------------------------------------------------------------------------------
 
@@ -230,7 +241,9 @@ class ModuleGen:
         parts.append(self._step_kernel(main) if step else self._loop_kernel())
         lines = [*parts, *self.helpers.values(), *self.declared.values()]
         text = "\n".join(lines)
-        return _once(text) + "\nattributes #0 = { nounwind null_pointer_is_valid }\n" + _METADATA
+        return _once(text) + "\nattributes #0 = { nounwind null_pointer_is_valid }\n" + _METADATA + "".join(
+            f"!{number} = !{{i32 0, i32 {limit}}}\n" for limit, number in self.ranges.items()
+        )
 
     def _device_function(self, name: str) -> str:
         function = self.module.functions[name]
@@ -244,6 +257,10 @@ class ModuleGen:
     def _fields(self, names: list[str]) -> list[str]:
         out = []
         for name in names:
+            value = self.fixed.field(name) if self.fixed is not None else None
+            if value is not None:
+                out.append(f"  %{name} = add i32 0, {value}")
+                continue
             out.append(f"  %{name}.p = getelementptr i8, ptr %tc, i64 {CONTEXT.offset[name]}")
             out.append(f"  %{name} = load {CONTEXT.kind[name]}, ptr %{name}.p, !invariant.load !0")
         return out

@@ -78,6 +78,8 @@ def ld(e: Emitter, i: Instr) -> None:
     count = vector_of(i)
     operand = i.ops[1]
     assert isinstance(operand, Addr)
+    if space == "param" and e.gen.fixed is not None and count == 1 and _fixed_parameter(e, i, operand, kind):
+        return
     pointer = e.space_pointer(operand, space)
     ty = _memory_type(kind)
     size = types.size(kind)
@@ -105,6 +107,21 @@ def ld(e: Emitter, i: Instr) -> None:
             values.append(e.op(f"load {'volatile ' if ordered else ''}{ty}, ptr {at}, align {min(size, 16)}{tail}"))
     for dest, value in zip(dests, values, strict=True):
         e.put(dest, _plain(kind), value, ty)
+
+
+def _fixed_parameter(e: Emitter, i: Instr, operand: Addr, kind: str) -> bool:
+    """A parameter that this compilation takes as constant."""
+    fixed = e.gen.fixed
+    if fixed is None or not isinstance(operand.base, Sym) or not e.function.entry:
+        return False
+    if not e.gen.is_parameter(e.function, operand.base.name):
+        return False
+    value = fixed.word(e.gen.param_offsets[operand.base.name] + operand.offset, types.size(kind))
+    if value is None:
+        return False
+    plain = f"{'s' if types.signed(kind) else 'b'}{types.width(kind)}"
+    e.put(i.ops[0], plain, str(value), f"i{types.width(kind)}")
+    return True
 
 
 @lowers("st")
