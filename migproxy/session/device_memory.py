@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CUDA_ERROR_INVALID_VALUE = 1
 CUDA_ERROR_OUT_OF_MEMORY = 2
+CUDA_ERROR_NOT_INITIALIZED = 3
 #: Chunks end at multiples of this, so that a large allocation can be unmapped in parts: the driver unmaps only what
 #: it mapped.
 CHUNK_SPAN = 32 << 20
@@ -100,12 +101,15 @@ class DeviceMemory:
         """Forget memory noted by `adopt`."""
         with self.lock:
             self._foreign.pop(base, None)
+            self._session.ring.forget_range(base)
 
     def check_range(self, pointer: int, size: int) -> None:
         """Raise CUDA_ERROR_INVALID_VALUE unless [pointer, pointer + size) lies inside one allocation."""
         found = self.find(pointer)
         if found is None or pointer + size > found[0] + found[1]:
-            raise CudaError(CUDA_ERROR_INVALID_VALUE, f"{size} bytes at {pointer:#x} are not this session's memory")
+            status = CUDA_ERROR_NOT_INITIALIZED if self._session.is_inherited(pointer) else CUDA_ERROR_INVALID_VALUE
+            raise CudaError(status, f"{size} bytes at {pointer:#x} are not this session's memory")
+        self._session.ring.note_range(pointer, *found)
 
     # -- allocation ------------------------------------------------------------------------------------------------
     def allocate(self, size: int) -> int:
@@ -147,6 +151,7 @@ class DeviceMemory:
             if size is None:
                 raise CudaError(CUDA_ERROR_INVALID_VALUE, f"{pointer:#x} was not allocated by this session")
             self._starts.pop(bisect.bisect_left(self._starts, pointer))
+            self._session.ring.forget_range(pointer)
             self._frees += 1
             self._quarantine.append((self._frees, pointer, _rounded(size)))
             self._session.post(Op.FREE_MARK, b"")

@@ -21,10 +21,11 @@ import msgspec
 from migproxy.abi import control, layout
 from migproxy.abi.ops import Op
 from migproxy.arena import segment
-from migproxy.arena.heap import Heap
 from migproxy.arena.memory_unsafe import copy_in, copy_out
-from migproxy.arena.ring import Producer
 from migproxy.errors import CudaError, ProtocolError, SessionError, SessionLost
+from migproxy.jit import fast_path
+from migproxy.jit.fast_path import FastProducer
+from migproxy.jit.heap import Heap
 from migproxy.session import connect, opening
 from migproxy.session.device_memory import DeviceMemory
 
@@ -67,7 +68,7 @@ class Session:
         windows = welcome.windows
         self.windows = windows
         self._map_arena(windows, connection.segment_fds, welcome.segment_sizes)
-        self.ring = Producer(windows.arena_base)
+        self.ring = FastProducer(windows.arena_base, self.heap)
         self.device = DeviceMemory(self, windows.device_base, windows.device_size // 2, welcome.quota)
         self._in_use: deque[tuple[int, int]] = deque()
         self._in_use_lock = threading.Lock()
@@ -127,6 +128,7 @@ class Session:
         if self.closed or os.getpid() != self.pid:
             return
         self.closed = True
+        fast_path.detach()
         with contextlib.suppress(SessionError, CudaError, OSError):
             self.call(Op.CLOSE, b"", timeout=10.0)
         with contextlib.suppress(OSError, SessionError):
@@ -213,6 +215,10 @@ class Session:
         finally:
             self.heap.free(address)
 
+    def is_inherited(self, address: int) -> bool:
+        """Tell whether an address belongs to the session this process was forked from."""
+        return inherited_address(address)
+
     # -- arena memory ----------------------------------------------------------------------------------------------
     def allocate(self, size: int) -> int:
         """Allocate arena memory; grows the arena, then waits for memory in use, before it gives up.
@@ -275,6 +281,7 @@ _session_lock = threading.RLock()
 _grow_lock = threading.Lock()
 _current: Session | None = None
 _forgotten: list[Session] = []
+_on_fork: list[Callable[[], None]] = []
 _on_new_session: list[Callable[[Session], None]] = []
 
 
@@ -320,10 +327,42 @@ def _open() -> Session:
         if _current is None:
             session = Session(opening.open_connection())
             _current = session
+            fast_path.attach(session)
             for callback in _on_new_session:
                 callback(session)
             atexit.register(session.close)
         return _current
+
+
+def on_fork(callback: Callable[[], None]) -> None:
+    """Call `callback` in each forked child, after it forgot its parent's session."""
+    _on_fork.append(callback)
+
+
+def forked() -> bool:
+    """Tell whether this process was forked from one that had a session."""
+    return bool(_forgotten)
+
+
+def unknown_object(status: int, detail: str = "") -> CudaError:
+    """The error for a handle or address that is not this session's.
+
+    In a forked child it may be the parent's: natively CUDA is not initialised there (3), and so it says here.
+    """
+    return CudaError(CUDA_ERROR_NOT_INITIALIZED if forked() else status, detail)
+
+
+def inherited_address(address: int) -> bool:
+    """Tell whether an address lies in the device or arena window of the session this process was forked from."""
+    for session in _forgotten:
+        windows = session.windows
+        for base, size in (
+            (windows.device_base, windows.device_size),
+            (windows.arena_base, windows.arena_size),
+        ):
+            if base <= address < base + size:
+                return True
+    return False
 
 
 def _forget_after_fork() -> None:
@@ -331,9 +370,12 @@ def _forget_after_fork() -> None:
     global _current, _session_lock, _grow_lock
     _session_lock = threading.RLock()
     _grow_lock = threading.Lock()
+    fast_path.detach()
     if _current is not None:
         _forgotten.append(_current)
         _current = None
+        for callback in _on_fork:
+            callback()
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)

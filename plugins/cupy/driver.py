@@ -6,10 +6,12 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NoReturn
 
-from migproxy.errors import CudaError
-from migproxy.session import api
 from migproxy_plugins.cupy import patching
 from migproxy_plugins.cupy.errors import driver_error_init, driver_status, refuse, releasing, translated
+
+from migproxy.errors import CudaError
+from migproxy.interpose import capsules
+from migproxy.session import api
 
 Handler = Callable[..., Any]
 INVALID_VALUE = 1
@@ -148,3 +150,4 @@ def install(module: ModuleType) -> None:
     # The real constructor asks libcuda for names and texts, and there is none here.
     module.CUDADriverError.__init__ = driver_error_init
     patching.patch(module, handlers(module), STAYS)
+    capsules.accelerate(module)

@@ -34,7 +34,7 @@ def translated(
             return handler(*args)
         except CudaError as reason:
             # The status is all that CUDA would have told; natively there is no cause to show.
-            raise error(status_of(reason)) from None
+            raise error(status_of(reason)) from reason.__cause__
         except MigproxyError as reason:
             raise error(status_of(reason)) from reason
 

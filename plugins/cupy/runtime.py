@@ -10,11 +10,15 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NoReturn
 
-from migproxy.errors import CudaError
-from migproxy.session import api
 from migproxy_plugins.cuda import runtime_api as rt
-from migproxy_plugins.cupy import objects_unsafe, patching
+from migproxy_plugins.cuda.runtime.calls import context_call
+from migproxy_plugins.cupy import forking, objects_unsafe, patching
 from migproxy_plugins.cupy.errors import refuse, releasing, runtime_status, translated
+
+from migproxy.errors import CudaError
+from migproxy.interpose import capsules
+from migproxy.jit import fast_path
+from migproxy.session import api
 
 Handler = Callable[..., Any]
 
@@ -271,3 +275,6 @@ def handlers(module: ModuleType) -> dict[str, Handler]:
 def install(module: ModuleType) -> None:
     """Make the module's functions remote; called right after it executed."""
     patching.patch(module, handlers(module), STAYS)
+    finish = translated(context_call(fast_path.finish), module.CUDARuntimeError, runtime_status)
+    capsules.accelerate(module, finish)
+    forking.install()

@@ -11,6 +11,7 @@ import msgspec
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
 from migproxy.errors import CudaError
+from migproxy.jit import fast_path
 from migproxy.session.session import current
 
 CUDA_ERROR_INVALID_VALUE = 1
@@ -82,6 +83,7 @@ def context_set_current(context: int) -> None:
     """Replace the top of the calling thread's stack; 0 pops it."""
     stack = _thread.stack
     _known(context)
+    fast_path.context_changed()
     if stack:
         stack.pop()
     if context:
@@ -94,12 +96,14 @@ def context_push(context: int) -> None:
     if not context:
         raise CudaError(CUDA_ERROR_INVALID_CONTEXT)
     _thread.stack.append(_known(context))
+    fast_path.context_changed()
 
 
 def context_pop() -> int:
     """Pop the calling thread's stack and return what was on top."""
     if not _thread.stack:
         raise CudaError(CUDA_ERROR_INVALID_CONTEXT)
+    fast_path.context_changed()
     return _thread.stack.pop()
 
 

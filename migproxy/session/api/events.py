@@ -9,33 +9,52 @@ from migproxy.abi import layout
 from migproxy.abi.ops import Op
 from migproxy.errors import CudaError
 from migproxy.session.api.streams import resolve
-from migproxy.session.session import current
+from migproxy.session.session import current, on_fork
 
 CUDA_ERROR_INVALID_HANDLE = 400
 _PAIR = struct.Struct("<QQ")
 _FLOAT = struct.Struct("<f")
 
 _numbers = itertools.count(1)
-_live: set[int] = set()
+_live: dict[int, int] = {}
+_inherited: set[int] = set()
 
 
 def _known(event: int) -> int:
     if event not in _live:
         raise CudaError(CUDA_ERROR_INVALID_HANDLE, f"event {event:#x}")
+    if event in _inherited:
+        _inherited.discard(event)
+        current().post(Op.EVENT_CREATE, layout.CREATE.pack(event, _live[event], 0))
+        current().ring.note_handle(event, True)
     return event
+
+
+def _after_fork() -> None:
+    """A child's events are its own: each that it inherited is made again when it is first used."""
+    _inherited.update(_live)
+
+
+on_fork(_after_fork)
 
 
 def event_create(flags: int = 0) -> int:
     """Create an event with ``CUevent_flags``."""
     handle = layout.make_handle(layout.KIND_EVENT, next(_numbers))
     current().post(Op.EVENT_CREATE, layout.CREATE.pack(handle, flags, 0))
-    _live.add(handle)
+    _live[handle] = flags
+    current().ring.note_handle(handle, True)
     return handle
 
 
 def event_destroy(event: int) -> None:
     """Destroy an event."""
-    _live.discard(_known(event))
+    if _live.pop(event, None) is None:
+        raise CudaError(CUDA_ERROR_INVALID_HANDLE, f"event {event:#x}")
+    if event in _inherited:
+        _inherited.discard(event)
+        return
+    current().ring.note_handle(event, False)
     current().post(Op.EVENT_DESTROY, layout.HANDLE.pack(event))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from migproxy.errors import CudaError
 from migproxy.session.api.context import context_synchronize
-from migproxy.session.session import current
+from migproxy.session.session import current, inherited_address, on_fork, opened
 
 CUDA_ERROR_INVALID_VALUE = 1
 CUDA_ERROR_NOT_SUPPORTED = 801
@@ -24,7 +24,19 @@ _registered: dict[int, int] = {}
 #: Registered arena memory (NumPy arrays): page-locked already, and free to use as such.
 _registered_arena: dict[int, int] = {}
 _managed: set[int] = set()
-_managed: set[int] = set()
+
+
+def _after_fork() -> None:
+    """A child keeps what its parent had page-locked as ordinary memory; freeing it there changes nothing."""
+    global _host_lock
+    _host_lock = threading.Lock()
+    _host_blocks.clear()
+    _registered.clear()
+    _registered_arena.clear()
+    _managed.clear()
+
+
+on_fork(_after_fork)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +77,9 @@ def mem_alloc(size: int) -> int:
 
 
 def mem_free(pointer: int) -> None:
-    """Free device or managed memory."""
+    """Free device or managed memory; what a forked child inherited is the parent's and stays as it is."""
+    if inherited_address(pointer):
+        return
     if pointer in _managed:
         _managed.discard(pointer)
         host_free(pointer)
@@ -123,16 +137,18 @@ def host_alloc(size: int, flags: int = 0) -> int:
     address = current().allocate(size)
     with _host_lock:
         _host_blocks[address] = size
+        _tell_pinned()
     return address
 
 
 def host_free(pointer: int) -> None:
     """Free memory of `host_alloc`; waits for work that may still use it, as ``cuMemFreeHost`` does."""
-    if pointer == 0:
+    if pointer == 0 or inherited_address(pointer):
         return
     with _host_lock:
         size = _host_blocks.pop(pointer, None)
         _managed.discard(pointer)
+        _tell_pinned()
     if size is None:
         raise CudaError(CUDA_ERROR_INVALID_VALUE)
     session = current()
@@ -153,6 +169,7 @@ def host_register(pointer: int, size: int, flags: int = 0) -> None:
         if pointer in _registered or pointer in _registered_arena:
             raise CudaError(CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED)
         (_registered_arena if arena else _registered)[pointer] = size
+        _tell_pinned()
 
 
 def host_unregister(pointer: int) -> None:
@@ -160,6 +177,7 @@ def host_unregister(pointer: int) -> None:
     with _host_lock:
         if _registered.pop(pointer, None) is None and _registered_arena.pop(pointer, None) is None:
             raise CudaError(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED)
+        _tell_pinned()
 
 
 def host_device_pointer(pointer: int) -> int:
@@ -177,6 +195,13 @@ def host_device_pointer(pointer: int) -> int:
             return pointer
         raise CudaError(CUDA_ERROR_NOT_SUPPORTED, "mapping registered memory; allocate it with cuMemHostAlloc instead")
     raise CudaError(CUDA_ERROR_INVALID_VALUE)
+
+
+def _tell_pinned() -> None:
+    """Tell the hot path which arena blocks are page-locked now; the lock is held."""
+    session = opened()
+    if session is not None:
+        session.ring.note_pinned({**_host_blocks, **_registered_arena})
 
 
 def _find(blocks: dict[int, int], pointer: int) -> tuple[int, int] | None:
@@ -205,12 +230,15 @@ def note_host_block(address: int, size: int) -> None:
     """Count arena memory of `mignificient_malloc` as page-locked."""
     with _host_lock:
         _host_blocks[address] = size
+        _tell_pinned()
 
 
 def forget_host_block(address: int) -> int | None:
     """Undo `note_host_block`; returns the size, or None if it was not noted."""
     with _host_lock:
-        return _host_blocks.pop(address, None)
+        size = _host_blocks.pop(address, None)
+        _tell_pinned()
+        return size
 
 
 def pointer_facts(pointer: int) -> PointerFacts:

@@ -1,12 +1,18 @@
 """Modules, libraries, functions and kernels.
 
-Loading waits, as it does natively. What a launch or a query needs of a function comes once, with its handle.
+Loading waits, as it does natively. What a launch or a query needs of a function comes once, with its handle. Handles
+here
+are this process's own numbers; what the executor calls the same thing is kept beside them. So a forked child, which has
+another executor, can load again what its parent had loaded, when it first uses it: libraries keep kernels for the
+life of
+the process and would otherwise launch what does not exist there.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -16,7 +22,7 @@ from migproxy.abi.ops import Op
 from migproxy.abi.replies import FunctionReply
 from migproxy.arena.memory_unsafe import copy_out, read_u32, read_u64
 from migproxy.errors import CudaError
-from migproxy.session.session import current
+from migproxy.session.session import current, on_fork, unknown_object
 from migproxy.softgpu import container
 
 CUDA_ERROR_INVALID_VALUE = 1
@@ -34,7 +40,7 @@ _MAX_DYNAMIC_SHARED = 8
 
 @dataclass(slots=True)
 class FunctionFacts:
-    """A kernel as its launches need it."""
+    """A kernel as its launches need it; `handle` is the executor's name for it."""
 
     handle: int
     name: bytes
@@ -46,9 +52,57 @@ class FunctionFacts:
     module: int
 
 
+@dataclass(slots=True)
+class _Image:
+    """A loaded module or library: how it was loaded, what the executor calls it (0: not loaded by this process yet)."""
+
+    load: Op
+    image: bytes
+    options: list[tuple[int, int]]
+    wire: int
+
+
+_numbers = itertools.count(1)
+_images: dict[int, _Image] = {}
 _functions: dict[int, FunctionFacts] = {}
+_inherited: dict[int, FunctionFacts] = {}
 _of_module: dict[int, list[int]] = {}
 _globals: dict[int, list[int]] = {}
+#: Called with each handle and its facts when they become known or change, and with None when the handle ends.
+_listeners: list[Callable[[int, FunctionFacts | None], None]] = []
+
+
+def on_function(listener: Callable[[int, FunctionFacts | None], None]) -> None:
+    """Tell `listener` of every function handle: the hot path keeps its own table of them."""
+    _listeners.append(listener)
+
+
+def _tell(handle: int, facts: FunctionFacts | None) -> None:
+    for listener in _listeners:
+        listener(handle, facts)
+
+
+def _tell_hot_path(handle: int, facts: FunctionFacts | None) -> None:
+    ring = current().ring
+    if facts is None:
+        ring.forget_function(handle)
+    else:
+        limits = facts.max_threads, facts.max_dynamic_shared
+        ring.enter_function(handle, facts.handle, facts.parameters, facts.parameter_bytes, *limits)
+
+
+on_function(_tell_hot_path)
+
+
+def _after_fork() -> None:
+    _inherited.update(_functions)
+    _functions.clear()
+    _globals.clear()
+    for image in _images.values():
+        image.wire = 0
+
+
+on_fork(_after_fork)
 
 
 def function_facts(f: int) -> FunctionFacts:
@@ -59,15 +113,51 @@ def function_facts(f: int) -> FunctionFacts:
     CudaError
         400 for a handle this process does not hold.
     """
-    try:
-        return _functions[f]
-    except KeyError:
-        raise CudaError(CUDA_ERROR_INVALID_HANDLE, f"function {f:#x}") from None
+    facts = _functions.get(f)
+    if facts is not None:
+        return facts
+    old = _inherited.get(f)
+    if old is None:
+        raise unknown_object(CUDA_ERROR_INVALID_HANDLE, f"function {f:#x}")
+    image = _image(old.module)
+    op = Op.MODULE_FUNCTION if image.load is Op.MODULE_LOAD else Op.LIBRARY_KERNEL
+    _get_function(op, old.module, old.name, f)
+    return _functions[f]
 
 
-def _learn(reply: FunctionReply, module: int) -> int:
+def _image(module: int) -> _Image:
+    """Return a loaded image, loading it first in a forked child.
+
+    Raises
+    ------
+    CudaError
+        400 for a handle this process does not hold.
+    """
+    image = _images.get(module)
+    if image is None:
+        raise unknown_object(CUDA_ERROR_INVALID_HANDLE, f"module {module:#x}")
+    if not image.wire:
+        image.wire = _load_image(image.load, image.image, image.options)
+    return image
+
+
+def _load_image(op: Op, image: bytes, options: list[tuple[int, int]]) -> int:
+    return int.from_bytes(current().call(op, msgspec.msgpack.encode((image, options)))[:8], "little")
+
+
+def _load(op: Op, kind: int, image: bytes, options: Sequence[tuple[int, int]]) -> int:
+    wire = _load_image(op, image, list(options))
+    handle = layout.make_handle(kind, next(_numbers))
+    _images[handle] = _Image(op, image, list(options), wire)
+    return handle
+
+
+def _learn(reply: FunctionReply, module: int, handle: int = 0) -> int:
     parameter_bytes = max((offset + size for offset, size in reply.parameters), default=0)
-    _functions[reply.handle] = FunctionFacts(
+    if not handle:
+        handle = layout.make_handle(layout.KIND_FUNCTION, next(_numbers))
+        _of_module.setdefault(module, []).append(handle)
+    facts = _functions[handle] = FunctionFacts(
         reply.handle,
         reply.name,
         reply.parameters,
@@ -77,8 +167,14 @@ def _learn(reply: FunctionReply, module: int) -> int:
         reply.attributes[_MAX_DYNAMIC_SHARED],
         module,
     )
-    _of_module.setdefault(module, []).append(reply.handle)
-    return reply.handle
+    _inherited.pop(handle, None)
+    _tell(handle, facts)
+    return handle
+
+
+def _get_function(op: Op, module: int, name: bytes, handle: int = 0) -> int:
+    reply = current().call(op, msgspec.msgpack.encode((_image(module).wire, name)))
+    return _learn(msgspec.msgpack.decode(reply, type=FunctionReply), module, handle)
 
 
 def module_load(image: bytes, options: Sequence[tuple[int, int]] = ()) -> int:
@@ -95,21 +191,27 @@ def module_load(image: bytes, options: Sequence[tuple[int, int]] = ()) -> int:
     CudaError
         The loader's status; `detail` holds the JIT's error log.
     """
-    reply = current().call(Op.MODULE_LOAD, msgspec.msgpack.encode((image, list(options))))
-    return int.from_bytes(reply[:8], "little")
+    return _load(Op.MODULE_LOAD, layout.KIND_MODULE, image, options)
 
 
-def _forget(module: int) -> None:
+def _unload(op: Op, module: int) -> None:
+    image = _images.get(module)
+    if image is None:
+        raise unknown_object(CUDA_ERROR_INVALID_HANDLE, f"module {module:#x}")
+    if image.wire:
+        current().call(op, layout.HANDLE.pack(image.wire))
+    del _images[module]
     for handle in _of_module.pop(module, ()):
         _functions.pop(handle, None)
+        _inherited.pop(handle, None)
+        _tell(handle, None)
     for base in _globals.pop(module, ()):
         current().device.disown(base)
 
 
 def module_unload(module: int) -> None:
     """Unload a module; its functions become invalid."""
-    current().call(Op.MODULE_UNLOAD, layout.HANDLE.pack(module))
-    _forget(module)
+    _unload(Op.MODULE_UNLOAD, module)
 
 
 def module_function(module: int, name: bytes) -> int:
@@ -120,8 +222,7 @@ def module_function(module: int, name: bytes) -> int:
     CudaError
         500 when the module has no such kernel.
     """
-    reply = current().call(Op.MODULE_FUNCTION, msgspec.msgpack.encode((module, name)))
-    return _learn(msgspec.msgpack.decode(reply, type=FunctionReply), module)
+    return _get_function(Op.MODULE_FUNCTION, module, name)
 
 
 def module_global(module: int, name: bytes) -> tuple[int, int]:
@@ -130,7 +231,7 @@ def module_global(module: int, name: bytes) -> tuple[int, int]:
 
 
 def _global(op: Op, module: int, name: bytes) -> tuple[int, int]:
-    reply = current().call(op, msgspec.msgpack.encode((module, name)))
+    reply = current().call(op, msgspec.msgpack.encode((_image(module).wire, name)))
     address, size = layout.RANGE.unpack_from(reply)
     current().device.adopt(address, size)
     _globals.setdefault(module, []).append(address)
@@ -153,6 +254,7 @@ def function_set_attribute(f: int, attribute: int, value: int) -> None:
     facts.attributes = reply
     facts.max_threads = reply[_MAX_THREADS]
     facts.max_dynamic_shared = reply[_MAX_DYNAMIC_SHARED]
+    _tell(f, facts)
 
 
 def function_parameters(f: int) -> list[tuple[int, int]]:
@@ -167,25 +269,22 @@ def function_name(f: int) -> bytes:
 
 def library_load(image: bytes, options: Sequence[tuple[int, int]] = ()) -> int:
     """Load a library (``cuLibraryLoadData``)."""
-    reply = current().call(Op.LIBRARY_LOAD, msgspec.msgpack.encode((image, list(options))))
-    return int.from_bytes(reply[:8], "little")
+    return _load(Op.LIBRARY_LOAD, layout.KIND_LIBRARY, image, options)
 
 
 def library_unload(library: int) -> None:
     """Unload a library; its kernels become invalid."""
-    current().call(Op.LIBRARY_UNLOAD, layout.HANDLE.pack(library))
-    _forget(library)
+    _unload(Op.LIBRARY_UNLOAD, library)
 
 
 def library_kernel(library: int, name: bytes) -> int:
     """Return a kernel's handle; it launches as a function does."""
-    reply = current().call(Op.LIBRARY_KERNEL, msgspec.msgpack.encode((library, name)))
-    return _learn(msgspec.msgpack.decode(reply, type=FunctionReply), library)
+    return _get_function(Op.LIBRARY_KERNEL, library, name)
 
 
 def library_kernels(library: int) -> list[int]:
     """Return the handles of all kernels of a library."""
-    reply = current().call(Op.LIBRARY_KERNELS, layout.HANDLE.pack(library))
+    reply = current().call(Op.LIBRARY_KERNELS, layout.HANDLE.pack(_image(library).wire))
     return [_learn(one, library) for one in msgspec.msgpack.decode(reply, type=list[FunctionReply])]
 
 
@@ -196,7 +295,8 @@ def library_global(library: int, name: bytes) -> tuple[int, int]:
 
 def kernel_function(kernel: int) -> int:
     """Return the function of a kernel: the same handle serves both."""
-    return function_facts(kernel).handle
+    function_facts(kernel)
+    return kernel
 
 
 def image_size(address: int) -> int:

@@ -10,7 +10,7 @@ import msgspec
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
 from migproxy.errors import CudaError
-from migproxy.session.session import Session, current
+from migproxy.session.session import Session, current, on_fork
 
 CUDA_ERROR_INVALID_VALUE = 1
 CUDA_ERROR_INVALID_HANDLE = 400
@@ -21,6 +21,7 @@ _numbers = itertools.count(1)
 _flags: dict[int, int] = {}
 _priorities: dict[int, int] = {}
 _capturing: dict[int, int] = {}
+_inherited: set[int] = set()
 
 
 class _ThreadStream(threading.local):
@@ -52,7 +53,20 @@ def resolve(stream: int) -> int:
         return _thread_stream.handle
     if stream not in _flags:
         raise CudaError(CUDA_ERROR_INVALID_HANDLE, f"stream {stream:#x}")
+    if stream in _inherited:
+        _inherited.discard(stream)
+        current().post(Op.STREAM_CREATE, layout.CREATE.pack(stream, _flags[stream], _priorities[stream]))
+        current().ring.note_handle(stream, True)
     return stream
+
+
+def _after_fork() -> None:
+    """A child's streams are its own: each that it inherited is made again when it is first used."""
+    _inherited.update(_flags)
+    _capturing.clear()
+
+
+on_fork(_after_fork)
 
 
 def stream_create(flags: int = 0, priority: int = 0) -> int:
@@ -65,6 +79,7 @@ def stream_create(flags: int = 0, priority: int = 0) -> int:
     handle = layout.make_handle(layout.KIND_STREAM, next(_numbers))
     session.post(Op.STREAM_CREATE, layout.CREATE.pack(handle, flags, priority))
     _flags[handle] = flags
+    session.ring.note_handle(handle, True)
     _priorities[handle] = priority
     return handle
 
@@ -74,6 +89,10 @@ def stream_destroy(stream: int) -> None:
     if _flags.pop(stream, None) is None:
         raise CudaError(CUDA_ERROR_INVALID_HANDLE)
     _priorities.pop(stream, None)
+    if stream in _inherited:
+        _inherited.discard(stream)
+        return
+    current().ring.note_handle(stream, False)
     current().post(Op.STREAM_DESTROY, layout.HANDLE.pack(stream))
 
 
@@ -119,11 +138,13 @@ def stream_begin_capture(stream: int, mode: int) -> None:
         raise CudaError(900)
     current().call(Op.CAPTURE_BEGIN, msgspec.msgpack.encode(mode), stream=wire)
     _capturing[stream] = 1
+    current().ring.note_capturing(len(_capturing))
 
 
 def stream_end_capture(stream: int) -> int:
     """End the recording; returns the graph's handle."""
     wire = resolve(stream)
     _capturing.pop(stream, None)
+    current().ring.note_capturing(len(_capturing))
     reply = current().call(Op.CAPTURE_END, b"", stream=wire)
     return msgspec.msgpack.decode(reply, type=int)
