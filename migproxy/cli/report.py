@@ -7,6 +7,9 @@ from typing import TextIO
 from migproxy.abi.control import FunctionReport
 from migproxy.sizes import format_size
 
+#: Operations that count as kernel launches; a graph counts once.
+_LAUNCHES = ("launch", "launch_ex", "graph_launch")
+
 
 def print_report(report: FunctionReport | None, stream: TextIO) -> None:
     """Print a function's counters as a table."""
@@ -32,9 +35,9 @@ def report_rows(report: FunctionReport) -> list[tuple[str, str]]:
     share = f" of {format_size(quota)} ({100 * peak / quota:.1f}%)" if quota else ""
     rows = [
         ("sessions", f"{report.sessions:,}" + (f" ({report.running} still running)" if report.running else "")),
-        ("kernel launches", f"{count.get('launches', 0):,}"),
+        ("kernel launches", f"{sum(count.get(name, 0) for name in _LAUNCHES):,}"),
         *(
-            (f"copies {words}", f"{count.get(f'copies_{key}', 0):,}, {format_size(count.get(f'bytes_{key}', 0))}")
+            (f"copies {words}", f"{count.get(f'copy_{key}', 0):,}, {format_size(count.get(f'bytes_{key}', 0))}")
             for key, words in (("htod", "host to device"), ("dtoh", "device to host"))
         ),
         ("peak device memory", format_size(peak) + share),
@@ -42,8 +45,8 @@ def report_rows(report: FunctionReport) -> list[tuple[str, str]]:
         ("time on the device", _seconds(count.get("gpu_time_ns", 0))),
     ]
     shown = {
-        "launches", "copies_htod", "copies_dtoh", "bytes_htod", "bytes_dtoh",
-        "peak_device_bytes", "quota_bytes", "waited_ns", "gpu_time_ns",
+        *_LAUNCHES, "copy_htod", "copy_dtoh", "bytes_htod", "bytes_dtoh",
+        "peak_device_bytes", "quota_bytes", "device_bytes", "waited_ns", "gpu_time_ns",
     }  # fmt: skip
     rows += [(name.replace("_", " "), f"{value:,}") for name, value in sorted(count.items()) if name not in shown]
     return rows

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import logging
 import os
 import sys
 
 from migproxy.errors import MigproxyError, SessionLost
 from migproxy.executor import bootstrap
+from migproxy.executor.notes import log_to_broker
+
+log = logging.getLogger("migproxy.executor")
 
 
 def main(arguments: list[str]) -> int:
@@ -15,6 +21,7 @@ def main(arguments: list[str]) -> int:
         print("migproxy.executor is started by a broker, with --control-fd N", file=sys.stderr)
         return 2
     sock = bootstrap.open_control(int(arguments[1]))
+    log_to_broker(sock)
     try:
         bootstrap.die_with_broker()
         spec, fds = bootstrap.receive_spec(sock)
@@ -24,17 +31,26 @@ def main(arguments: list[str]) -> int:
             serve(spec, fds, sock)
         except SessionLost:
             raise
-        except (MigproxyError, OSError, ImportError) as error:
-            bootstrap.fail(sock, f"{type(error).__name__}: {error}")
+        except Exception as error:
+            log.exception("the executor failed")
+            bootstrap.fail(sock, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
             return 1
     except SessionLost:
         return 0  # the broker is gone: nobody to tell
+    except MigproxyError:
+        return 1
     return 0
 
 
-if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # The interpreter is not taken down: threads of the device may still be in Python, and stderr is the function's.
+def leave(code: int) -> None:
+    """End without finalising: a driver's exit handlers wait for kernels, and one that hangs would keep this process
+    for ever."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # the function's end of a pipe may be closed
+            stream.flush()
+    ctypes.CDLL(None).fflush(None)
     os._exit(code)
+
+
+if __name__ == "__main__":
+    leave(main(sys.argv[1:]))
