@@ -27,6 +27,7 @@ Resolve = Callable[[str], int | None]
 Dim = tuple[int, int, int]
 
 
+_PACK = LAUNCH.packer()
 #: threads of a launch that is worth tuning for
 HEAVY = 1 << 17
 
@@ -125,15 +126,11 @@ class Kernel:
         record = (ctypes.c_char * (LAUNCH.size + 64))()
         base = -(-ctypes.addressof(record) // 64) * 64
         wanted = min(workers.thread_count(), blocks) if threads * blocks > 4096 else 1
-        fields = {
-            "blocks": blocks, "chunk": max(1, min(blocks // (wanted * 8), 1024)) if wanted > 1 else blocks,
-            "kernel": code.entry, "params": params, "globals": self._module.table_address,
-            "gx": grid[0], "gy": grid[1], "gz": grid[2], "bx": block[0], "by": block[1], "bz": block[2],
-            "threads": threads, "dynamic": dynamic_shared, "static": self.static_shared, "local": self.local_bytes,
-        }  # fmt: skip
-        for name, value in fields.items():
-            kind = ctypes.c_uint32 if LAUNCH.kind[name] == "i32" else ctypes.c_uint64
-            kind.from_address(base + LAUNCH.offset[name]).value = value
+        chunk = max(1, min(blocks // (wanted * 8), 1024)) if wanted > 1 else blocks
+        _PACK.pack_into(
+            record, base - ctypes.addressof(record), 0, blocks, chunk, 0, 0, code.entry, params,
+            self._module.table_address, *grid, *block, threads, dynamic_shared, self.static_shared, 0, self.local_bytes, 0,
+        )  # fmt: skip
         shared = self.static_shared + dynamic_shared
         run = native.runtime().run
         pool = workers.pool()

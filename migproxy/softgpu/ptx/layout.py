@@ -5,6 +5,8 @@ Generated code reaches both by byte offsets; the engine writes them as raw memor
 
 from __future__ import annotations
 
+import struct
+
 #: threads of a block at most
 MAX_THREADS = 1024
 #: items of a per-thread array: constant, so that distances between arrays are; an odd number of cache lines of
@@ -30,16 +32,25 @@ class Record:
             at += size
         self.size = -(-at // 64) * 64
 
+    def packer(self) -> struct.Struct:
+        """Packs all fields in order; for records of plain numbers."""
+        codes = {"i8": "B", "i32": "I", "i64": "Q", "ptr": "Q"}
+        text, at = "<", 0
+        for name, offset in self.offset.items():
+            text += f"{offset - at}x" + codes[self.kind[name]]
+            at = offset + _FORMATS[self.kind[name]]
+        return struct.Struct(text)
+
 
 #: what all workers of one launch share
 LAUNCH = Record(
     counter="i64", blocks="i64", chunk="i64",
-    fault="i32", abort="i32",
+    fault="i32", unused="i32",
     kernel="ptr", params="ptr", globals="ptr",
     gx="i32", gy="i32", gz="i32", bx="i32", by="i32", bz="i32",
-    threads="i32", dynamic="i32", static="i32", slots="i32", local="i64",
-    # the first fault: worker context that holds its details
-    fault_worker="ptr", serial="i64",
+    threads="i32", dynamic="i32", static="i32", spare="i32", local="i64",
+    # the context of the worker that met the first fault
+    fault_worker="ptr",
 )  # fmt: skip
 
 #: one worker thread's context; also what device functions get as their first argument

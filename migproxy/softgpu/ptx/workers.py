@@ -8,6 +8,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from functools import cache
 
 from migproxy.softgpu.ptx.layout import CONTEXT, PADDED
 
@@ -62,6 +63,7 @@ class Context:
         self.address = self._memory.reserve(CONTEXT.size + arrays)
         self.window = _map(WINDOW + 2 * _GUARD, 0) + _GUARD
         self._shared = 0
+        self._prepared = (0, 0, 0, 0)
         self._frame = Area()
         self._local = Area()
         at = self.address + CONTEXT.size
@@ -83,6 +85,10 @@ class Context:
 
     def prepare(self, threads: int, shared: int, frame_bytes: int, local_bytes: int) -> None:
         """Make room for blocks of this many threads."""
+        wanted = (threads, shared, frame_bytes, local_bytes)
+        if wanted == self._prepared:
+            return
+        self._prepared = wanted
         self.set("frame", self._frame.reserve(frame_bytes * PADDED))
         self.set("local", self._local.reserve(local_bytes * threads))
         shared = -(-shared // _PAGE) * _PAGE
@@ -123,6 +129,7 @@ class Ticket:
                 self.condition.wait()
 
 
+@cache
 def thread_count() -> int:
     """Worker threads of this process: ``MIGPROXY_SOFTGPU_THREADS``, or one for each processor we may use."""
     named = os.environ.get("MIGPROXY_SOFTGPU_THREADS", "")
