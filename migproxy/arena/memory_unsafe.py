@@ -1,4 +1,5 @@
-"""Raw copies between addresses and bytes. Precondition of every function: the ranges named are mapped in this process."""
+"""Raw copies between addresses and bytes. Precondition of every function: the ranges named are mapped in this
+process."""
 
 from __future__ import annotations
 

@@ -103,7 +103,8 @@ class Producer:
         self._sleep_lock = threading.Lock()
         #: Per reply line: number + 1 of the command whose reply it is for, until somebody took that; 0 if it is free.
         self._owners = (ctypes.c_uint64 * layout.SLOT_COUNT)()
-        self._spin = SPIN_SECONDS
+        #: How long to look before sleeping.
+        self._spin = self._looking = SPIN_SECONDS
         self.waited_ns = 0
 
     # -- words -----------------------------------------------------------------------------------------------------
@@ -232,9 +233,19 @@ class Producer:
 
     # -- what machine code is told, in the subclass that runs it ---------------------------------------------------
     def enter_function(
-        self, handle: int, parameters: Sequence[tuple[int, int]], size: int, max_threads: int, max_shared: int
+        self,
+        handle: int,
+        wire: int,
+        parameters: Sequence[tuple[int, int]],
+        size: int,
+        max_threads: int,
+        max_shared: int,
     ) -> None:
-        """A kernel can be launched: offset and size of each parameter, bytes of all, limits."""
+        """A kernel can be launched: the executor's name for it, offset and size of each parameter, bytes of all,
+        limits."""
+
+    def note_handle(self, handle: int, live: bool) -> None:
+        """The executor knows this stream or event from now on, or no longer."""
 
     def forget_function(self, handle: int) -> None:
         """A kernel can no longer be launched."""
@@ -267,10 +278,8 @@ class Producer:
         start = time.perf_counter()
         while time.perf_counter() - start < self._spin:
             if ready():
-                self._spin = min(self._spin * 2, SPIN_SECONDS)  # looking paid off
                 self.waited_ns += int((time.perf_counter() - start) * 1e9)
                 return
-        self._spin = max(self._spin / 2, _SHORTEST_SPIN)
         deadline = None if timeout is None else start + timeout
         with self._sleep_lock:
             self._words.sleepers.value += 1
@@ -292,7 +301,18 @@ class Producer:
         finally:
             with self._sleep_lock:
                 self._words.sleepers.value -= 1
-            self.waited_ns += int((time.perf_counter() - start) * 1e9)
+            waited = time.perf_counter() - start
+            self._adapt(waited)
+            self.waited_ns += int(waited * 1e9)
+
+    def _adapt(self, waited: float) -> None:
+        """After a sleep: look the full time again if that would nearly have been enough, else less and less."""
+        looking = SPIN_SECONDS if waited < 4 * SPIN_SECONDS else max(self._looking / 2, _SHORTEST_SPIN)
+        if looking != self._looking:
+            self._look_for(looking)
+
+    def _look_for(self, seconds: float) -> None:
+        self._spin = self._looking = seconds
 
 
 @dataclass(frozen=True, slots=True)

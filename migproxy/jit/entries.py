@@ -402,7 +402,7 @@ def getDevice(skip: I32) -> I32:
 def streamIsCapturing(stream: I64, skip: I32) -> I32:
     producer = load64(CURRENT)
     if producer != 0 and load64(producer + submit.CAPTURING) == 0:
-        wire = submit.wire_stream(stream)
+        wire = submit.wire_stream(producer, stream)
         if wire != submit.BAD_STREAM:
             return 0
     return _fall_is_capturing(load64(FALLBACKS + 8 * 25), stream, skip)

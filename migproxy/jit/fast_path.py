@@ -69,29 +69,31 @@ class FastProducer(ring.Producer):
     def __init__(self, base: int, heap: Heap) -> None:
         super().__init__(base)
         self.heap = heap
-        self._tables = [
+        self._tables: list[ctypes.Array[Any]] = [
             (ctypes.c_uint64 * submit.TABLE_SIZE)(),
             (ctypes.c_uint64 * (2 * submit.RANGE_COUNT))(),
             (ctypes.c_uint64 * (2 * submit.MAX_PINNED))(),
             (ctypes.c_uint64 * (2 * submit.RETIRING_COUNT))(),
             (ctypes.c_uint64 * (3 * layout.SLOT_COUNT))(),
+            (ctypes.c_uint8 * submit.TABLE_SIZE)(),
+            (ctypes.c_uint8 * submit.TABLE_SIZE)(),
         ]
         self._block = (ctypes.c_uint64 * (submit.STATE_SIZE // 8))()
         self.block = ctypes.addressof(self._block)
-        functions, ranges, pinned, retiring, landings = (ctypes.addressof(table) for table in self._tables)
-        spin = ring.SPIN_SECONDS * 1e6 * ticks_per_microsecond()
+        functions, ranges, pinned, retiring, landings, streams, events = (
+            ctypes.addressof(table) for table in self._tables
+        )
         for offset, value in (
             (submit.BASE, base),
             (submit.OWNERS, ctypes.addressof(self._owners)),
-            (submit.SPIN, int(spin)),
-            (submit.LONGEST_SPIN, int(spin)),
-            (submit.SHORTEST_SPIN, int(spin / 16)),
             (submit.FUNCTIONS, functions),
             (submit.RANGES, ranges),
             (submit.HEAP, heap.state),
             (submit.PINNED, pinned),
             (submit.RETIRING, retiring),
             (submit.LANDINGS, landings),
+            (submit.STREAMS, streams),
+            (submit.EVENTS, events),
         ):
             self._set(offset, value)
         self._records: dict[int, ctypes.Array[Any]] = {}
@@ -101,6 +103,11 @@ class FastProducer(ring.Producer):
         )(addresses["ring_submit"])
         self._replied = function_at(addresses["ring_replied"], language.prototype(submit.ring_replied))
         self._forget_range = function_at(addresses["forget_range"], language.prototype(submit.forget_range))
+        self._look_for(ring.SPIN_SECONDS)
+
+    def _look_for(self, seconds: float) -> None:
+        self._looking = seconds
+        self._set(submit.SPIN, int(seconds * 1e6 * ticks_per_microsecond()))
         self._spin = 0.0  # the machine code does the looking
 
     def _set(self, offset: int, value: int) -> None:
@@ -146,7 +153,13 @@ class FastProducer(ring.Producer):
     # -- what machine code is told
     # ---------------------------------------------------------------------------------------
     def enter_function(
-        self, handle: int, parameters: Sequence[tuple[int, int]], size: int, max_threads: int, max_shared: int
+        self,
+        handle: int,
+        wire: int,
+        parameters: Sequence[tuple[int, int]],
+        size: int,
+        max_threads: int,
+        max_shared: int,
     ) -> None:
         """A kernel can be launched from machine code, if its parameters fit a slot."""
         index = handle & layout.HANDLE_INDEX_MASK
@@ -155,7 +168,7 @@ class FastProducer(ring.Producer):
         if handle >> layout.HANDLE_KIND_SHIFT != layout.KIND_FUNCTION or index >= submit.TABLE_SIZE or not fits:
             self.forget_function(handle)
             return
-        words = [handle, len(parameters), size, max_threads, max_shared]
+        words = [handle, wire, len(parameters), size, max_threads, max_shared]
         words += [offset | width << 32 for offset, width in parameters]
         record = (ctypes.c_uint64 * len(words))(*words)
         # The old record stays alive: another thread may be reading it.
@@ -167,6 +180,12 @@ class FastProducer(ring.Producer):
         index = handle & layout.HANDLE_INDEX_MASK
         if index < submit.TABLE_SIZE:
             self._tables[0][index] = 0
+
+    def note_handle(self, handle: int, live: bool) -> None:
+        """The executor knows this stream or event from now on, or no longer."""
+        kind, index = handle >> layout.HANDLE_KIND_SHIFT, handle & layout.HANDLE_INDEX_MASK
+        if index < submit.TABLE_SIZE:
+            self._tables[5 if kind == layout.KIND_STREAM else 6][index] = live
 
     def note_range(self, pointer: int, start: int, size: int) -> None:
         """`pointer` lies in the device allocation of `size` bytes at `start`."""

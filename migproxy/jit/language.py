@@ -77,6 +77,11 @@ declare void @llvm.x86.sse2.pause()
 """
 
 
+def _symbol(function: Callable[..., Any]) -> str:
+    """Return a function's linker name: never one of the C library, which LLVM calls for copies and fills."""
+    return f"migproxy.{function.__name__}"
+
+
 class CompileError(Exception):
     """A function uses something that the small language does not have."""
 
@@ -110,7 +115,7 @@ class _Function:
                 self.variables.add(node.id)
         linkage = "" if public else "internal "
         signature = ", ".join(f"{_WIDTH[kind]} %arg.{name}" for name, kind in self.parameters)
-        self.header = f"define {linkage}{_WIDTH[self.result]} @{function.__name__}({signature}) nounwind {{"
+        self.header = f"define {linkage}{_WIDTH[self.result]} @{_symbol(function)}({signature}) nounwind {{"
 
     # -- helpers ------------------------------------------------------------------------------------------------------
     def fail(self, node: ast.AST, what: str) -> CompileError:
@@ -276,7 +281,7 @@ class _Function:
         if machine.is_compilable(target):
             self.module.need(target)
             kinds = list(target.__annotations__.values())
-            return self.call_address(f"@{target.__name__}", kinds[-1], kinds[:-1], arguments, node)
+            return self.call_address(f"@{_symbol(target)}", kinds[-1], kinds[:-1], arguments, node)
         raise self.fail(node, "cannot be called from compiled code")
 
     def call_address(
@@ -527,7 +532,8 @@ def compile_functions(*functions: Callable[..., Any]) -> dict[str, int]:
         code = compiler.object_code(module.assembly())
         if all(external.fixed for external in module.all_externals):
             compiler.keep_object(key, code)
-    return compiler.load_object(code, names)
+    found = compiler.load_object(code, [_symbol(function) for function in functions])
+    return {function.__name__: found[_symbol(function)] for function in functions}
 
 
 def prototype(function: Callable[..., Any]) -> str:

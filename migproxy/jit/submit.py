@@ -19,6 +19,7 @@ from migproxy.arena.machine_unsafe import (
     External,
     copy,
     fence,
+    load8,
     load32,
     load32_acquire,
     load64,
@@ -36,9 +37,7 @@ LOCK = 0x00  # u32
 BASE = 0x08  # address of the control segment
 LOST = 0x10  # not 0: the session is known to be lost
 OWNERS = 0x18  # address of SLOT_COUNT words, as in `Producer`
-SPIN = 0x20  # time-stamp ticks to look for a reply before sleeping
-LONGEST_SPIN = 0x28
-SHORTEST_SPIN = 0x30
+SPIN = 0x20  # time-stamp ticks to look for a reply before Python sleeps
 FUNCTIONS = 0x38  # address of TABLE_SIZE addresses of function records by handle index, 0 = none
 RANGES = 0x40  # address of RANGE_COUNT records: start and end of a device allocation
 HEAP = 0x48  # address of the heap's state block
@@ -54,6 +53,8 @@ MAX_GRID = 0x98  # 3 words
 MAX_THREADS = 0xB0
 # counters
 SUBMITTED = 0x100
+STREAMS = 0x110  # address of TABLE_SIZE bytes by handle index: 1 = the executor knows the stream
+EVENTS = 0x118  # the same of events
 LANDINGS = (
     0x108  # address of SLOT_COUNT records by reply line: staging block of a copy to foreign memory, target, bytes
 )
@@ -68,11 +69,12 @@ ABANDONED = 1 << 63
 
 # -- function record --------------------------------------------------------------------------------------------------
 FUNCTION_HANDLE = 0
-FUNCTION_COUNT = 8
-FUNCTION_BYTES = 16
-FUNCTION_THREADS = 24  # most threads of a block
-FUNCTION_SHARED = 32  # most dynamic shared bytes
-FUNCTION_PARAMETERS = 40  # per parameter: offset u32, size u32
+FUNCTION_WIRE = 8  # the executor's name for it
+FUNCTION_COUNT = 16
+FUNCTION_BYTES = 24
+FUNCTION_THREADS = 32  # most threads of a block
+FUNCTION_SHARED = 40  # most dynamic shared bytes
+FUNCTION_PARAMETERS = 48  # per parameter: offset u32, size u32
 
 DONE = 0
 LATER = 1  # nothing was submitted
@@ -169,13 +171,19 @@ def ring_submit(producer: U64, source: U64, length: U64, waits: U64) -> U64:
     return ring_publish(producer, waits) + 1
 
 
-def wire_stream(stream: U64) -> U64:
+def is_live(table: U64, kind: U64, handle: U64) -> U64:
+    """Whether the executor knows a handle of this kind, by a table of bytes."""
+    index = handle & layout.HANDLE_INDEX_MASK
+    if handle >> layout.HANDLE_KIND_SHIFT != kind or index >= TABLE_SIZE:
+        return 0
+    return load8(table + index)
+
+
+def wire_stream(producer: U64, stream: U64) -> U64:
     """The stream as the executor knows it; BAD_STREAM for what Python must look at (per-thread streams, garbage)."""
     if stream <= 1:
         return 0
-    if stream >> layout.HANDLE_KIND_SHIFT == layout.KIND_STREAM:
-        return stream
-    return BAD_STREAM
+    return stream if is_live(load64(producer + STREAMS), layout.KIND_STREAM, stream) else BAD_STREAM
 
 
 # -- launches ---------------------------------------------------------------------------------------------------------
@@ -195,7 +203,7 @@ def submit_launch(
 ) -> U64:
     """Launch a kernel: check handle and limits, gather the parameters from ``void *parameters[]``. DONE or LATER."""
     index = function & layout.HANDLE_INDEX_MASK
-    wire = wire_stream(stream)
+    wire = wire_stream(producer, stream)
     if function >> layout.HANDLE_KIND_SHIFT != layout.KIND_FUNCTION or index >= TABLE_SIZE or wire == BAD_STREAM:
         return LATER
     record = load64(load64(producer + FUNCTIONS) + 8 * index)
@@ -222,7 +230,7 @@ def submit_launch(
         return LATER
     slot_header(slot, _LAUNCH, 0, _LAUNCH_SIZE + size, wire)
     payload = slot + layout.PAYLOAD_OFFSET
-    store64(payload, function)
+    store64(payload, load64(record + FUNCTION_WIRE))
     store32(payload + 8, grid_x)
     store32(payload + 12, grid_y)
     store32(payload + 16, grid_z)
@@ -252,8 +260,8 @@ def submit_launch(
 # -- small commands ---------------------------------------------------------------------------------------------------
 def submit_event(producer: U64, op: U64, event: U64, flags: U64, stream: U64) -> U64:
     """Record an event on a stream, or make the stream wait for it. DONE or LATER."""
-    wire = wire_stream(stream)
-    if event >> layout.HANDLE_KIND_SHIFT != layout.KIND_EVENT or wire == BAD_STREAM:
+    wire = wire_stream(producer, stream)
+    if wire == BAD_STREAM or is_live(load64(producer + EVENTS), layout.KIND_EVENT, event) == 0:
         return LATER
     slot = hot_begin(producer, 0)
     if slot == 0:
@@ -275,7 +283,7 @@ def device_range(producer: U64, address: U64, size: U64) -> U64:
 
 def submit_memset(producer: U64, target: U64, value: U64, width: U64, count: U64, stream: U64) -> U64:
     """Set `count` elements of `width` bytes. DONE or LATER."""
-    wire = wire_stream(stream)
+    wire = wire_stream(producer, stream)
     if count == 0 or count >= 1 << 48 or wire == BAD_STREAM or load64(producer + CAPTURING) != 0:
         return LATER
     if device_range(producer, target, width * count) == 0:
@@ -306,7 +314,7 @@ def submit_copy(producer: U64, op: U64, target: U64, source: U64, size: U64, wir
 
 def copy_on_device(producer: U64, target: U64, source: U64, size: U64, stream: U64) -> U64:
     """Copy device memory to device memory. DONE or LATER."""
-    wire = wire_stream(stream)
+    wire = wire_stream(producer, stream)
     if size == 0 or wire == BAD_STREAM or load64(producer + CAPTURING) != 0:
         return LATER
     if device_range(producer, target, size) == 0 or device_range(producer, source, size) == 0:
@@ -316,25 +324,14 @@ def copy_on_device(producer: U64, target: U64, source: U64, size: U64, stream: U
 
 # -- waiting ----------------------------------------------------------------------------------------------------------
 def await_reply(producer: U64, number: U64) -> U64:
-    """Look for the reply to command `number` as long as looking pays. DONE if it says success, else ASKED with the
-    number.
+    """Look for the reply to command `number` for a while. DONE if it says success, else ASKED with the number.
 
     After DONE the reply line is free again; after ASKED it still belongs to the command, for Python to read.
     """
     base = load64(producer + BASE)
     line = base + layout.REPLY_OFFSET + number % layout.SLOT_COUNT * layout.REPLY_SIZE
-    longest = load64(producer + SPIN)
-    start = time_stamp()
-    while load64_acquire(line) != number + 1:
-        if time_stamp() - start > longest:
-            shorter = longest // 2
-            if shorter >= load64(producer + SHORTEST_SPIN):
-                store64(producer + SPIN, shorter)
-            return number << 8 | ASKED
-        pause()
-    longer = longest * 2
-    if longer <= load64(producer + LONGEST_SPIN):
-        store64(producer + SPIN, longer)
+    if ring_replied(producer, number) == 0:
+        return number << 8 | ASKED
     if load32(line + 8) != 0 or load32_acquire(base + layout.DEFERRED_STATUS_OFFSET) != 0:
         return number << 8 | ASKED
     store64(load64(producer + OWNERS) + 8 * (number % layout.SLOT_COUNT), 0)
@@ -347,12 +344,13 @@ def ticks() -> U64:
 
 
 def ring_replied(producer: U64, number: U64) -> U64:
-    """Look for the reply to command `number` as long as looking pays; whether it is there."""
+    """Look for the reply to command `number` for SPIN ticks; whether it is there."""
     base = load64(producer + BASE)
     line = base + layout.REPLY_OFFSET + number % layout.SLOT_COUNT * layout.REPLY_SIZE
+    longest = load64(producer + SPIN)
     start = time_stamp()
     while load64_acquire(line) != number + 1:
-        if time_stamp() - start > load64(producer + SPIN):
+        if time_stamp() - start > longest:
             return 0
         pause()
     return 1
@@ -370,7 +368,7 @@ def await_without_gil(producer: U64, number: U64, gil: U64) -> U64:
 
 def submit_sync(producer: U64, op: U64, stream: U64, gil: U64) -> U64:
     """Submit a command without payload and wait for its reply. DONE, LATER or ASKED."""
-    wire = wire_stream(stream)
+    wire = wire_stream(producer, stream)
     if wire == BAD_STREAM:
         return LATER
     slot = hot_begin(producer, 1)
@@ -418,7 +416,7 @@ def free_retired(producer: U64) -> None:
 
 def copy_in(producer: U64, target: U64, source: U64, size: U64, stream: U64, is_async: U64, gil: U64) -> U64:
     """Copy host memory to the device, as ``session.api.copies.memcpy_htod`` does. DONE, LATER or ASKED."""
-    wire = wire_stream(stream)
+    wire = wire_stream(producer, stream)
     if size == 0 or wire == BAD_STREAM or load64(producer + CAPTURING) != 0:
         return LATER
     if device_range(producer, target, size) == 0:
@@ -481,7 +479,7 @@ def copy_out_staged(producer: U64, target: U64, source: U64, size: U64, wire: U6
 
 def copy_out(producer: U64, target: U64, source: U64, size: U64, stream: U64, is_async: U64, gil: U64) -> U64:
     """Copy device memory to the host, as ``session.api.copies.memcpy_dtoh`` does. DONE, LATER or ASKED."""
-    wire = wire_stream(stream)
+    wire = wire_stream(producer, stream)
     if size == 0 or wire == BAD_STREAM or load64(producer + CAPTURING) != 0:
         return LATER
     if device_range(producer, source, size) == 0:

@@ -15,7 +15,6 @@ objects call in after that.
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import mmap
 import struct
@@ -24,6 +23,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+from migproxy import ending
 from migproxy.arena.machine_unsafe import (
     U64,
     External,
@@ -303,7 +303,7 @@ def _keep_forever(value: object) -> None:
 @cache
 def _entry() -> int:
     """Compile the dispatcher and return the address of the common entry."""
-    atexit.register(_finish)
+    ending.at_end(_finish)
     if not _CELLS[1]:
         on_report(_report_nowhere)
     dispatch = language.compile_functions(trampoline_dispatch)["trampoline_dispatch"]

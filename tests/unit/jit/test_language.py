@@ -207,6 +207,19 @@ def test_calls(a: int, b: int) -> None:
     both("calls", _ADDRESSES["arithmetic"], a, b)
 
 
+def memcpy(a: U64, b: U64, n: U64) -> U64:
+    """Named as what LLVM calls to copy; must neither be called for that nor replace it."""
+    copy(a, b, n)
+    return 5
+
+
+def test_names_of_the_c_library_are_not_taken() -> None:
+    native = language.bind(memcpy, language.compile_functions(memcpy)["memcpy"])
+    source, target = ctypes.create_string_buffer(b"x" * 300, 300), ctypes.create_string_buffer(300)
+    assert native(ctypes.addressof(target), ctypes.addressof(source), 300) == 5
+    assert target.raw == source.raw
+
+
 def bad_name() -> U64:
     return undefined_thing  # noqa: F821
 

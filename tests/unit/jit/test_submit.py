@@ -31,6 +31,7 @@ ATTRIBUTES = {1: 1024, 2: 1024, 3: 1024, 4: 64, 5: 2**31 - 1, 6: 65535, 7: 65535
 FUNCTION = layout.make_handle(layout.KIND_FUNCTION, 7)
 STREAM = layout.make_handle(layout.KIND_STREAM, 3)
 EVENT = layout.make_handle(layout.KIND_EVENT, 9)
+WIRE = layout.make_handle(layout.KIND_FUNCTION, 1234)
 PARAMETERS = [(0, 8), (8, 4), (12, 1), (16, 8), (24, 24)]
 
 _COMPILED = language.compile_functions(
@@ -64,7 +65,9 @@ class Session:
         self.heap = Heap(base + layout.HEAP_OFFSET, HEAP_BYTES)
         self.ring = FastProducer(base, self.heap)
         self.ring.set_limits(ATTRIBUTES)
-        self.ring.enter_function(FUNCTION, PARAMETERS, 48, 512, 4096)
+        self.ring.note_handle(STREAM, True)
+        self.ring.note_handle(EVENT, True)
+        self.ring.enter_function(FUNCTION, WIRE, PARAMETERS, 48, 512, 4096)
         self.ring.note_range(DEVICE, DEVICE, 1 << 20)
         self.facts = types.SimpleNamespace(attributes=ATTRIBUTES)
         self.consumer = Consumer(base, [(base + layout.HEAP_OFFSET, HEAP_BYTES)])
@@ -149,7 +152,7 @@ def test_a_launch_has_the_bytes_that_python_packs(session: Session) -> None:
     packed = bytearray(48)
     for (offset, size), value in zip(PARAMETERS, values, strict=True):
         packed[offset : offset + size] = value
-    head = layout.LAUNCH.pack(FUNCTION, 1, 2, 3, 32, 4, 2, 100, layout.LAUNCH_COOPERATIVE, 48, 0)
+    head = layout.LAUNCH.pack(WIRE, 1, 2, 3, 32, 4, 2, 100, layout.LAUNCH_COOPERATIVE, 48, 0)
     assert (command.op, command.stream, command.flags) == (Op.LAUNCH, STREAM, 0)
     assert len(command.payload) == len(head) + 48
     assert command.payload[: len(head)] == head
@@ -203,17 +206,17 @@ def test_unknown_and_forgotten_functions_are_left_to_python(session: Session) ->
     empty = layout.make_handle(layout.KIND_FUNCTION, 8)
     arguments = (1, 1, 1, 1, 1, 1, 0, 0, 0, 0)
     assert launch(session.ring.block, empty, *arguments) == submit.LATER
-    session.ring.enter_function(empty, [], 0, 32, 0)
+    session.ring.enter_function(empty, 1, [], 0, 32, 0)
     assert launch(session.ring.block, empty, *arguments) == submit.DONE
     session.ring.forget_function(empty)
     assert launch(session.ring.block, empty, *arguments) == submit.LATER
-    session.ring.enter_function(empty, [(0, 400)], 400, 32, 0)
+    session.ring.enter_function(empty, 1, [(0, 400)], 400, 32, 0)
     address, _keep = pointers([bytes(400)])
     assert launch(session.ring.block, empty, *arguments[:-2], address, 0) == submit.DONE
-    session.ring.enter_function(empty, [(0, 401)], 401, 32, 0)
+    session.ring.enter_function(empty, 1, [(0, 401)], 401, 32, 0)
     assert launch(session.ring.block, empty, *arguments[:-2], address, 0) == submit.LATER
     with_bad_offset = layout.make_handle(layout.KIND_FUNCTION, 10)
-    session.ring.enter_function(with_bad_offset, [(396, 8)], 400, 32, 0)
+    session.ring.enter_function(with_bad_offset, 1, [(396, 8)], 400, 32, 0)
     assert launch(session.ring.block, with_bad_offset, *arguments[:-2], address, 0) == submit.LATER
 
 
@@ -265,6 +268,17 @@ def test_trouble_is_left_to_python(session: Session, what: str) -> None:
             session.ring.submit(Op.NOP, b"")
     assert NATIVE["submit_event"](session.ring.block, Op.EVENT_RECORD, EVENT, 0, 0) == submit.LATER
     assert NATIVE["submit_sync"](session.ring.block, Op.STREAM_SYNC, 0, 0) == submit.LATER
+
+
+def test_handles_that_ended_are_left_to_python(session: Session) -> None:
+    block = session.ring.block
+    session.ring.note_handle(EVENT, False)
+    assert NATIVE["submit_event"](block, Op.EVENT_RECORD, EVENT, 0, 0) == submit.LATER
+    session.ring.note_handle(EVENT, True)
+    assert NATIVE["submit_event"](block, Op.EVENT_RECORD, EVENT, 0, STREAM) == submit.DONE
+    session.ring.note_handle(STREAM, False)
+    assert NATIVE["submit_event"](block, Op.EVENT_RECORD, EVENT, 0, STREAM) == submit.LATER
+    assert NATIVE["submit_sync"](block, Op.STREAM_SYNC, STREAM, 0) == submit.LATER
 
 
 def test_the_python_producer_and_machine_code_share_one_ring(session: Session) -> None:
