@@ -11,6 +11,7 @@ import os
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
+from migproxy import ending
 from migproxy.errors import PluginError
 from migproxy.interpose import hook
 from migproxy.interpose.plugin import INTERFACE_VERSION, Plugin
@@ -44,6 +45,7 @@ def activate() -> None:
     if _active:
         return
     _active = True
+    ending.prepare()
     # Nothing below the substituted modules may find a device, whatever the machine has.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for plugin in load_plugins():

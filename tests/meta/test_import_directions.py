@@ -12,14 +12,15 @@ ALLOWED: dict[str, set[str]] = {
     # facts, and helpers without state
     "errors": set(),
     "sizes": {"errors"},
+    "ending": set(),
     "abi": {"errors"},
     "versions": {"abi", "errors"},
     # shared memory and machine code
     "arena": {"abi", "errors"},
-    "jit": {"abi", "errors", "arena"},
+    "jit": {"abi", "errors", "arena", "ending"},
     # the function's side
-    "interpose": {"abi", "errors", "arena", "jit", "versions"},
-    "session": {"abi", "errors", "sizes", "versions", "arena", "jit", "softgpu.container"},
+    "interpose": {"abi", "errors", "arena", "jit", "versions", "ending"},
+    "session": {"abi", "errors", "sizes", "versions", "ending", "arena", "jit", "softgpu.container"},
     "host_memory": {"errors", "session"},
     "startup": {"errors", "interpose"},
     # the devices
