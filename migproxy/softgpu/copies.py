@@ -142,6 +142,16 @@ class CopyApi(ArrayApi):
     ) -> None:
         self._within_device(hStream, dstDevice, srcDevice, ByteCount)
 
+    @entry
+    def cuMemcpyBatchAsync(self, dsts: int, srcs: int, sizes: int, count: int, *rest: int) -> None:
+        # CUDA 12: (…, attributes, their indices, their number, failed index, stream); CUDA 13: without failed index.
+        need(len(rest) in (4, 5), "cuMemcpyBatchAsync takes 8 or 9 arguments")
+        need(dsts and srcs and sizes and count > 0)
+        need(rest[-1] not in (0, 1), "batches do not go to the default stream")
+        lists = [raw.read_array_u64(place, count) for place in (dsts, srcs, sizes)]
+        for destination, source, size in zip(*lists, strict=True):
+            self._unified(rest[-1], destination, source, size, wait=False)
+
     # ---- two and three dimensions -------------------------------------------------------------------------------
 
     @entry

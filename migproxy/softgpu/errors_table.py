@@ -14,6 +14,7 @@ ERRORS: dict[int, tuple[str, str]] = {
     7: ("CUDA_ERROR_PROFILER_ALREADY_STARTED", "profiler already started"),
     8: ("CUDA_ERROR_PROFILER_ALREADY_STOPPED", "profiler already stopped"),
     34: ("CUDA_ERROR_STUB_LIBRARY", "CUDA driver is a stub library"),
+    36: ("CUDA_ERROR_CALL_REQUIRES_NEWER_DRIVER", "API call is not supported in the installed CUDA driver"),
     46: ("CUDA_ERROR_DEVICE_UNAVAILABLE", "CUDA-capable device(s) is/are busy or unavailable"),
     100: ("CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"),
     101: ("CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"),
@@ -137,6 +138,8 @@ ERRORS: dict[int, tuple[str, str]] = {
         "one or more resources are insufficient or non-applicable for the operation",
     ),
     916: ("CUDA_ERROR_KEY_ROTATION", "an error happened during the key rotation sequence"),
+    917: ("CUDA_ERROR_STREAM_DETACHED", "the stream is detached"),
+    918: ("CUDA_ERROR_GRAPH_RECAPTURE_FAILURE", "the graph recapture failed"),
     999: ("CUDA_ERROR_UNKNOWN", "unknown error"),
 }
 

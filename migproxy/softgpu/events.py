@@ -166,8 +166,10 @@ class EventApi(StreamApi):
         need(False, "cuCtxRecordEvent needs green contexts, which the software GPU has not", status.NOT_SUPPORTED)
 
     @entry
-    def cuCtxSynchronize(self) -> None:
-        context = self.context()
+    def cuCtxSynchronize(self, ctx: int = 0) -> None:
+        # CUDA 13's second form takes the context.
+        context = self.handles.get(ctx, Context, status.INVALID_CONTEXT) if ctx else self.context()
+        context.check()
         for stream in list(context.streams):
             stream.forbid_capture()
         synchronize_context(context)

@@ -96,6 +96,16 @@ class FunctionApi(ModuleApi):
         raw.write_u64(hmod, self.function(hfunc).module.handle)
 
     @entry
+    def cuFuncGetParamCount(self, func: int, paramCount: int) -> None:
+        need(paramCount)
+        raw.write_u64(paramCount, len(self.function(func).kernel.params))
+
+    @entry
+    def cuKernelGetParamCount(self, kernel: int, paramCount: int) -> None:
+        need(paramCount)
+        raw.write_u64(paramCount, len(self.function(kernel).kernel.params))
+
+    @entry
     def cuFuncGetParamInfo(self, func: int, paramIndex: int, paramOffset: int, paramSize: int) -> None:
         _param_info(self.function(func), paramIndex, paramOffset, paramSize)
 

@@ -71,6 +71,29 @@ class PoolApi(LaunchApi):
         need(found.device is device, "a pool of another device")
         self._pools()[device.ordinal] = (self._device_pools(device)[0], found)
 
+    # CUDA 13's form: by location and type of memory.
+
+    def _located(self, location: int, kind: int) -> Device:
+        need(location and raw.read_u32(location) == 1, "pools at the host are not supported", status.NOT_SUPPORTED)
+        need(kind == 1, f"allocation type {kind} is not supported", status.NOT_SUPPORTED)
+        return self.device(raw.read_i32(location + 4))
+
+    @entry
+    def cuMemGetDefaultMemPool(self, pool_out: int, location: int, type: int) -> None:
+        need(pool_out)
+        raw.write_u64(pool_out, self._device_pools(self._located(location, type))[0].handle)
+
+    @entry
+    def cuMemGetMemPool(self, pool: int, location: int, type: int) -> None:
+        need(pool)
+        raw.write_u64(pool, self._device_pools(self._located(location, type))[1].handle)
+
+    @entry
+    def cuMemSetMemPool(self, location: int, type: int, pool: int) -> None:
+        device, found = self._located(location, type), self._pool(pool)
+        need(found.device is device, "a pool of another device")
+        self._pools()[device.ordinal] = (self._device_pools(device)[0], found)
+
     def _pool(self, handle: int) -> Pool:
         return self.handles.get(handle, Pool, status.INVALID_VALUE)
 

@@ -156,6 +156,15 @@ def test_the_error_table_is_complete(bare: Session) -> None:
             assert errors_table.ERRORS[value][0] == f"CUDA_ERROR_{name}"
 
 
+NEW_IN_CUDA_13 = {
+    "cuFuncGetParamCount",
+    "cuKernelGetParamCount",
+    "cuMemGetDefaultMemPool",
+    "cuMemGetMemPool",
+    "cuMemSetMemPool",
+}
+
+
 def _prototypes() -> dict[str, list[int]]:
     """Function → the numbers of arguments that cuda.h gives any of its versions."""
     spec = importlib.util.find_spec("nvidia")
@@ -182,6 +191,8 @@ def test_every_function_has_the_arguments_of_cuda_h() -> None:
         }:
             continue
         plain = re.sub(r"_v\d$", "", name)
+        if plain in NEW_IN_CUDA_13 and plain not in prototypes:
+            continue
         assert plain in prototypes, f"{name} is no driver function"
         parameters = list(inspect.signature(method).parameters.values())[1:]
         least = sum(

@@ -358,3 +358,19 @@ def test_managed_ranges_answer_as_without_advice(session: Session) -> None:
     session.ok("cuMemRangeGetAttribute", session.at, 4, 2, managed, 4096)
     assert ctypes.c_int32.from_address(session.at).value == -2
     assert session.cuda.cuMemRangeGetAttribute(session.at, 4, 2, session.alloc(4), 4) == INVALID_VALUE
+
+
+def test_a_batch_of_copies(session: Session) -> None:
+    stream, memory = session.stream(), session.alloc(12)
+    sources = [session.data(b"abcd"), session.data(b"efgh")]
+    lists = [struct.pack("<QQ", memory, memory + 8), struct.pack("<QQ", *sources), struct.pack("<QQ", 4, 4)]
+    session.ok("cuMemcpyBatchAsync", *[session.data(item) for item in lists], 2, 0, 0, 0, stream)
+    session.ok("cuStreamSynchronize", stream)
+    assert session.read(memory, 12) == b"abcd\0\0\0\0efgh"
+
+
+def test_pools_by_location(session: Session) -> None:
+    place = session.data(struct.pack("<Ii", 1, 0))
+    assert session.u64("cuMemGetDefaultMemPool", place, 1) == session.u64("cuDeviceGetDefaultMemPool", 0)
+    session.ok("cuMemSetMemPool", place, 1, session.u64("cuMemGetMemPool", place, 1))
+    assert session.cuda.cuMemGetMemPool(session.at, session.data(struct.pack("<Ii", 2, 0)), 1) == NOT_SUPPORTED
