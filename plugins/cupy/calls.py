@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from migproxy.errors import CudaError, SessionError
+from migproxy.errors import CudaError, SessionError, SessionLost
 from migproxy.session import api
 from migproxy.session.session import LibraryCallError
 from migproxy_plugins.cupy import objects_unsafe as raw
@@ -67,6 +67,15 @@ def call(
         raise failure(error, errors) from None
     except (CudaError, SessionError) as error:
         raise cuda_failure(error) from error
+
+
+def release(library: str, function: str, arguments: Sequence[Any]) -> None:
+    """Give an object of the executor back, for destructors: once the session ends, so does the object."""
+    try:
+        api.library_call(library, function, arguments, stream=raw.current_stream(), wait=False)
+    except (SessionLost, CudaError):
+        # A dead context or session has no objects any more.
+        return
 
 
 def cuda_failure(error: Exception) -> Exception:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import index
@@ -172,6 +173,7 @@ def python_function(
     doc: str | None = None,
     module: str = "",
     plain: bool = False,
+    releases: bool = False,
 ) -> Callable[..., Any]:
     """Make the Python-level function of a signature.
 
@@ -188,6 +190,8 @@ def python_function(
         The module it pretends to come from.
     plain : bool
         Convert nothing.
+    releases : bool
+        Do nothing once the interpreter finalizes: destructors call this function, when the globals it needs may be gone.
     """
     scope: dict[str, Any] = {"_handler": handler}
     heads, values, starred = [], [], False
@@ -206,7 +210,11 @@ def python_function(
         else:
             scope[f"_c{position}"] = convert
             values.append(f"_c{position}({argument.name})")
-    source = f"def {signature.name}({', '.join(heads)}):\n    return _handler({', '.join(values)})\n"
+    guard = ""
+    if releases:
+        scope["_finalizing"] = sys.is_finalizing
+        guard = "    if _finalizing(): return None\n"
+    source = f"def {signature.name}({', '.join(heads)}):\n{guard}    return _handler({', '.join(values)})\n"
     exec(compile(source, f"<migproxy {module}.{signature.name}>", "exec"), scope)
     function: Callable[..., Any] = scope[signature.name]
     function.__doc__ = doc

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -90,6 +91,8 @@ class Library:
 
             names = [argument.name for argument in signature.arguments]
             return create
+        if roles.destroys(signature):
+            return partial(self._destroy, name)
         waits = signature.result not in ("", "void")
         if all(role.kind in (Kind.VALUE, Kind.OBJECT) for role in found):
             return lambda *arguments: call(name, arguments, wait=waits)
@@ -105,6 +108,11 @@ class Library:
             return answer[0]
 
         return with_memory
+
+    def _destroy(self, name: str, number: int) -> None:
+        self.pointer_modes.pop(number, None)
+        self.streams.pop(number, None)
+        calls.release(self.name, name, (number,))
 
     def _outgoing(
         self, name: str, names: list[str], found: tuple[roles.Role, ...], arguments: tuple[Any, ...]
@@ -216,7 +224,12 @@ def make(name: str) -> ModuleType:
         else:
             signature = signatures.parse(doc)
             value = signatures.python_function(
-                signature, decoded(library, signature), namespace, doc=doc, module=name
+                signature,
+                decoded(library, signature),
+                namespace,
+                doc=doc,
+                module=name,
+                releases=roles.destroys(signature),
             )
         namespace[attribute] = value
         return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Sequence
 from types import ModuleType
@@ -9,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from migproxy.errors import MigproxyError
 from migproxy_plugins.cupy import calls, standin
 
 C2C, R2C, C2R, Z2Z, D2Z, Z2D = 41, 42, 44, 105, 106, 108
@@ -56,13 +56,10 @@ class _Plan:
         self.gpus: list[int] | None = None
         self.work_area = cupy.cuda.alloc(0)
 
-    def __del__(self) -> None:
-        if self.handle:
+    def __del__(self, _finalizing: Any = sys.is_finalizing) -> None:
+        if self.handle and not _finalizing():
             number, self.handle = self.handle, 0
-            try:
-                self._library.call("destroyPlan", (number,), wait=False)
-            except (MigproxyError, RuntimeError):
-                return  # the session is gone, and the plan with it
+            calls.release(self._library.name, "destroyPlan", (number,))
 
     def __enter__(self) -> _Plan:
         _local.plan = self
