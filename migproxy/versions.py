@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import metadata
 
 from migproxy.abi.support import SUPPORTED, Supported
 from migproxy.errors import UnsupportedVersion
@@ -25,6 +26,22 @@ def in_range(supported: Supported, version: str) -> bool:
 def describe_range(supported: Supported) -> str:
     """Return the range as people write it."""
     return f"{supported.least} or newer" + (f", below {supported.below}" if supported.below else "")
+
+
+def check_installed() -> None:
+    """Refuse an environment with a GPU library that migproxy is not made for.
+
+    Raises
+    ------
+    UnsupportedVersion
+        The message names the version and the range.
+    """
+    for supported in SUPPORTED:
+        try:
+            version = metadata.version(supported.distribution)
+        except metadata.PackageNotFoundError:
+            continue
+        check_version(supported.distribution, version)
 
 
 def check_version(distribution: str, version: str) -> None:

@@ -13,8 +13,9 @@ from migproxy.broker.config import BrokerConfig
 from migproxy.broker.ledger import Ledger, LedgerFull
 from migproxy.device.choose import select
 from migproxy.device.inventory import Slice
-from migproxy.errors import AdmissionError, UsageError
+from migproxy.errors import AdmissionError, UnsupportedVersion, UsageError
 from migproxy.sizes import format_size
+from migproxy.versions import check_version
 
 #: Less cannot hold a context and a module.
 LEAST_MEMORY = 16 << 20
@@ -98,6 +99,11 @@ def admit(
     """
     check_protocol(hello.protocol)
     check_windows(hello.windows)
+    try:
+        for distribution, version in hello.libraries.items():
+            check_version(distribution, version)
+    except UnsupportedVersion as error:
+        raise Denied("version", str(error)) from None
     if not _FUNCTION_ID.fullmatch(function_id):
         raise Denied("usage", "a function's name is 8 to 64 letters, digits, dots, dashes or underscores")
     try:

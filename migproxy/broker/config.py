@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -40,6 +41,22 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class SliceSettings:
+    """Settings of one slice that differ from the broker's; empty: as the broker's."""
+
+    mode: str = ""
+    policy: str = ""
+
+
+@dataclass(frozen=True)
+class Unisolated:
+    """A part of a device's memory that is a slice of its own: quota and lease, but no isolation by hardware."""
+
+    device: str
+    memory: int
+
+
+@dataclass(frozen=True)
 class BrokerConfig:
     """Settings of one broker.
 
@@ -75,6 +92,14 @@ class BrokerConfig:
         Who computes next: one of `migproxy.scheduler.policy.POLICIES`.
     kernel_seconds : float
         How long a kernel may run until it counts as hung; 0: for ever.
+    slices : mapping of str to SliceSettings
+        By slice.
+    unisolated_slices : mapping of str to Unisolated
+        Slices by name that take the place of the devices they are parts of.
+    warm : int
+        Executors kept ready for each slice, started before a function asks for one.
+    metrics_port : int
+        Port on 127.0.0.1 for Prometheus; 0: none.
     cache_dir : str
         Where executors keep compiled kernels; empty: nowhere.
     log_file : str
@@ -96,6 +121,10 @@ class BrokerConfig:
     mode: str = ""
     policy: str = "gpu_time"
     kernel_seconds: float = 0.0
+    slices: Mapping[str, SliceSettings] = field(default_factory=dict)
+    unisolated_slices: Mapping[str, Unisolated] = field(default_factory=dict)
+    warm: int = 0
+    metrics_port: int = 0
     cache_dir: str = ""
     log_file: str = ""
     limits: Limits = field(default_factory=Limits)

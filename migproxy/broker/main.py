@@ -7,12 +7,15 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 from migproxy.broker.config import BrokerConfig
+from migproxy.broker.configfile import one_of
 from migproxy.broker.server import Broker
-from migproxy.device.choose import slices_to_serve
-from migproxy.device.inventory import DriverBroken
+from migproxy.device.choose import select, slices_to_serve
+from migproxy.device.inventory import DriverBroken, Slice
 from migproxy.errors import UsageError
+from migproxy.sizes import format_size
 
 
 def serve(config: BrokerConfig, on_ready: Callable[[str], None]) -> None:
@@ -36,9 +39,33 @@ def serve(config: BrokerConfig, on_ready: Callable[[str], None]) -> None:
         slices = slices_to_serve(config.devices, software_memory=config.software_memory)
     except DriverBroken as error:
         raise UsageError(str(error)) from error
-    broker = Broker(config, slices)
+    broker = Broker(config, divide(slices, config))
     on_ready("")
     broker.run()
+
+
+def divide(slices: list[Slice], config: BrokerConfig) -> list[Slice]:
+    """Return the slices to serve: unisolated ones in place of the devices that they are parts of.
+
+    Raises
+    ------
+    UsageError
+        A part names no device that is served, or the parts of one exceed its memory.
+    """
+    found: list[Slice] = []
+    left = {each.name: each.memory for each in slices}
+    divided: set[str] = set()
+    for name, part in config.unisolated_slices.items():
+        (device,) = select(part.device, slices)
+        left[device.name] -= part.memory
+        if left[device.name] < 0:
+            raise UsageError(f"the unisolated slices of {device.name} exceed its {format_size(device.memory)}")
+        divided.add(device.name)
+        found.append(replace(device, name=name, memory=part.memory))
+    served = [each for each in slices if each.name not in divided] + found
+    for name in config.slices:
+        one_of("slices", name, [each.name for each in served])
+    return served
 
 
 def detach(ready_fd: int) -> Callable[[str], None]:

@@ -23,7 +23,7 @@ from migproxy.abi.protocol import PROTOCOL_VERSION
 from migproxy.arena import packets, segment
 from migproxy.broker import admission, segments
 from migproxy.broker.client import Client
-from migproxy.broker.config import BrokerConfig
+from migproxy.broker.config import BrokerConfig, SliceSettings
 from migproxy.broker.leases import SliceLease
 from migproxy.broker.ledger import Ledger
 from migproxy.broker.log import Log
@@ -59,11 +59,13 @@ class Broker:
         mode = config.mode or ("full_overlap" if config.private else DEFAULT_MODE)
         # Its own watchdog comes first; the broker's is for executors that are stuck themselves.
         patience = config.kernel_seconds * 1.5
-        self.leases = {
-            each.name: SliceLease(self.loop, each.name, config.policy, mode, patience)
-            for each in slices
-            if mode != "full_overlap"
-        }
+        self.leases: dict[str, SliceLease] = {}
+        for each in slices:
+            own = config.slices.get(each.name, SliceSettings())
+            if (own.mode or mode) != "full_overlap":
+                self.leases[each.name] = SliceLease(
+                    self.loop, each.name, own.policy or config.policy, own.mode or mode, patience
+                )
         self.sessions: dict[str, Session] = {}
         self.reports = Reports()
         self.started = time.monotonic()
@@ -328,7 +330,7 @@ class Broker:
                 windows=hello.windows,
                 segment_sizes=list(session.segment_sizes),
                 quota=granted.quota,
-                device=granted.slice.name,
+                device="software" if granted.slice.kind == "software" else granted.slice.visible,
                 owner_uid=client.uid,
                 plugins=list(self.config.plugins),
                 cache_dir=self.config.cache_dir,

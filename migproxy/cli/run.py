@@ -28,6 +28,7 @@ from migproxy.device.choose import check_name
 from migproxy.errors import UsageError
 from migproxy.session import connect
 from migproxy.sizes import format_size, parse_size
+from migproxy.versions import check_installed
 
 #: Passed on to the function by a ``run`` that waits for it. SIGINT and SIGQUIT of a terminal reach the function by
 #: themselves.
@@ -59,6 +60,7 @@ def run(
     command = function_command(list(arguments or []), module)
     if private and broker:
         raise UsageError("--private and --broker exclude each other")
+    check_installed()
     quota = parse_size(memory) if memory else 0
     canonical = check_name(device)
     path = "" if private else connect.find_broker(explicit=broker)

@@ -47,6 +47,11 @@ def test_defaults_and_cap() -> None:
         ({"memory": -1}, "usage", "makes no sense"),
         ({"memory": 1}, "memory", "least quota"),
         ({"memory": 1 << 50}, "memory", "may have"),
+        (
+            {"libraries": {"cupy-cuda12x": "12.0"}},
+            "version",
+            "migproxy works with cupy-cuda12x 13.4 or newer, below 15",
+        ),
         ({"protocol": 99}, "protocol", f"protocol 99, the broker speaks protocol {PROTOCOL_VERSION}"),
     ],
 )

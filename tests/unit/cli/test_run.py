@@ -188,6 +188,18 @@ def test_wrong_use_gets_one_line_and_code_2(tmp_path: Path, arguments: tuple[str
     assert done.stderr.count("\n") == 1
 
 
+def test_a_library_outside_the_supported_range_is_named_with_the_range(tmp_path: Path) -> None:
+    (tmp_path / "ok.py").write_text("print('ran')")
+    old = tmp_path / "site" / "numba_cuda-0.19.0.dist-info"
+    old.mkdir(parents=True)
+    (old / "METADATA").write_text("Metadata-Version: 2.1\nName: numba-cuda\nVersion: 0.19.0\n")
+    done = run("run", "ok.py", cwd=tmp_path, PYTHONPATH=f"{old.parent}:{ROOT}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "migproxy: numba-cuda 0.19.0 is not supported; migproxy works with numba-cuda 0.20 or newer, below 0.31\n"
+    )
+
+
 def test_a_quota_above_the_brokers_cap_is_refused_before_the_script_starts(tmp_path: Path, broker: str) -> None:
     (tmp_path / "ok.py").write_text("print('ran')")
     done = run("run", "--broker", broker, "--memory", "600MiB", "ok.py", cwd=tmp_path)
