@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from migproxy_plugins.cuda import status as st
+from migproxy_plugins.cuda.marshal import wire_function
 from migproxy_plugins.cuda.memory_unsafe import (
     call_size_function,
     get_bytes,
@@ -123,10 +124,8 @@ def cuLaunchCooperativeKernelMultiDevice(launches: int, count: int, flags: int) 
 
 
 def _active_blocks(function: int, block: int, shared: int, flags: int) -> int:
-    api.function_name(function)
-    status, outs = api.driver_call(
-        "cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags", (function, block, shared, flags)
-    )
+    arguments = (wire_function(function), block, shared, flags)
+    status, outs = api.driver_call("cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags", arguments)
     if status:
         raise CudaError(status)
     return int(outs[0])
@@ -174,8 +173,8 @@ def cuOccupancyMaxPotentialBlockSizeWithFlags(
 
 @serves()
 def cuOccupancyAvailableDynamicSMemPerBlock(size: int, function: int, blocks: int, block: int) -> None:
-    api.function_name(function)
-    status, outs = api.driver_call("cuOccupancyAvailableDynamicSMemPerBlock", (function, blocks, block))
+    arguments = (wire_function(function), blocks, block)
+    status, outs = api.driver_call("cuOccupancyAvailableDynamicSMemPerBlock", arguments)
     if status:
         raise CudaError(status)
     put_u64(size, int(outs[0]))

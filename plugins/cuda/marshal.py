@@ -11,8 +11,20 @@ from migproxy_plugins.cuda.rules import RULES
 
 from migproxy.errors import CudaError
 from migproxy.session import api
+from migproxy.session.api.modules import function_facts
 from migproxy.session.api.streams import resolve
 
+
+def wire_function(function: int) -> int:
+    """Return the executor's handle of a function: this process's own number is another one."""
+    return function_facts(function).handle
+
+
+#: Kinds of handles that the executor knows under another number than the function.
+_ON_THE_WIRE: dict[str, Callable[[int], int]] = {
+    "h:STREAM": lambda stream: resolve(stream),
+    "h:FUNCTION": lambda function: wire_function(function),
+}
 #: Arrays whose address a function returned; callers read them at once, and the driver too reuses its own.
 _lent = LentArrays()
 _WIDE = frozenset({"oi:u64", "oi:i64"})
@@ -54,8 +66,8 @@ def pack(rule: tuple[str, ...], arguments: tuple[int, ...]) -> list[Any]:
             if count and not value:
                 raise CudaError(st.INVALID_VALUE, "an array is NULL")
             packed.append(get_u64_array(value, count))
-        elif kind == "h:STREAM":
-            packed.append(resolve(value))
+        elif kind in _ON_THE_WIRE:
+            packed.append(_ON_THE_WIRE[kind](value))
         elif kind == "capacity":
             packed.append(get_u64(value) if arguments[index - 1] else 0)
         elif kind[0] != "o" and kind != "count":

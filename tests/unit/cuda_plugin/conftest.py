@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from migproxy_plugins.cuda import marshal
 
 from migproxy.abi import layout
 from migproxy.errors import CudaError
@@ -93,6 +95,10 @@ class FakeSession:
             raise CudaError(400)
         return b"kernel"
 
+    def function_facts(self, function: int) -> SimpleNamespace:
+        self.function_name(function)
+        return SimpleNamespace(handle=function + 100)
+
     def module_load(self, image: bytes, options: Any = ()) -> int:
         self.calls.append(("module_load", image, list(options)))
         if self.module_error:
@@ -161,4 +167,5 @@ def session(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
     }
     for name, function in replaced.items():
         monkeypatch.setattr(api, name, function)
+    monkeypatch.setattr(marshal, "function_facts", fake.function_facts)
     return fake

@@ -173,7 +173,7 @@ def test_block_size_search_asks_the_callback(session: FakeSession) -> None:
     assert call("cuOccupancyMaxPotentialBlockSize", grid.at, block.at, FUNCTION, address, 0, 512) == 0
     assert (grid.value, block.value) == (8, 512)
     assert asked[0] == 512
-    assert session.calls[0][1:] == (FUNCTION, 512, 2048, 0)
+    assert session.calls[0][1:] == (FUNCTION + 100, 512, 2048, 0)
 
 
 def test_user_objects_die_with_the_last_graph(session: FakeSession) -> None:
