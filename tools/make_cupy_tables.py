@@ -5,13 +5,15 @@ Run it with a Python that has CuPy and CUDA's math libraries (no GPU is needed):
 
     python tools/make_cupy_tables.py [--output plugins/cupy/data] [--check]
 
-It writes ``<output>/<cupy version>/<module>.json``: constants, functions with their docstring signatures, classes, status
-messages, and the C signatures of ``__pyx_capi__``. ``--check`` compares instead of writing, and fails on a difference.
+It writes ``<output>/<cupy version>/<module>.json``: constants, functions with their docstring signatures, classes,
+status messages, and the C signatures of ``__pyx_capi__``. ``--check`` compares instead of writing, and fails on a
+difference.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import enum
 import importlib
@@ -101,7 +103,9 @@ def describe(module: ModuleType) -> dict[str, Any]:
         "objects": {},
         "tables": {},
         "values": {},
-        "capsules": {name: capsule_name(capsule) for name, capsule in sorted(getattr(module, "__pyx_capi__", {}).items())},
+        "capsules": {
+            name: capsule_name(capsule) for name, capsule in sorted(getattr(module, "__pyx_capi__", {}).items())
+        },
     }
     for name in sorted(dir(module)):
         if name.startswith("__"):
@@ -119,7 +123,11 @@ def describe(module: ModuleType) -> dict[str, Any]:
             if name.endswith("_build_version"):
                 facts["values"][name] = value()
             facts["functions"][name] = (getattr(value, "__doc__", None) or f"{name}(*args)").strip().split("\n")[0]
-        elif isinstance(value, dict) and value and all(isinstance(item, int | str) for pair in value.items() for item in pair):
+        elif (
+            isinstance(value, dict)
+            and value
+            and all(isinstance(item, int | str) for pair in value.items() for item in pair)
+        ):
             facts["tables"][name] = sorted([key, item] for key, item in value.items())
         else:
             facts["objects"][name] = type(value).__name__
@@ -131,10 +139,9 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent.parent / "plugins" / "cupy" / "data")
     parser.add_argument("--check", action="store_true", help="compare with the files instead of writing them")
     options = parser.parse_args()
-    try:  # a helper of some environments that loads CUDA's libraries from the wheels
+    with contextlib.suppress(ImportError):
+        # A helper of some environments, which loads CUDA's libraries from the wheels.
         importlib.import_module("preload_cuda_libs")
-    except ImportError:
-        pass
     version = importlib.import_module("cupy").__version__
     folder = options.output / version
     different = []

@@ -81,8 +81,9 @@ def _unavailable(name: str) -> ModuleType:
 
 
 def _replacements() -> dict[str, Callable[[str], ModuleType]]:
-    from migproxy.errors import UnsupportedVersion
     from migproxy_plugins.cupy import tables
+
+    from migproxy.errors import UnsupportedVersion
 
     factories = {
         "cupy_backends.cuda.libs.cublas": _by_value,

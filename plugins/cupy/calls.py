@@ -1,4 +1,6 @@
-"""Library calls from the function: one place where they get their stream, leave, and come back as the library's own error."""
+"""Library calls from the function: one place where they get their stream, leave, and come back as the library's own
+error.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,14 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from migproxy_plugins.cupy import objects_unsafe as raw
+
 from migproxy.errors import CudaError, SessionError, SessionLost
 from migproxy.session import api
 from migproxy.session.session import LibraryCallError
-from migproxy_plugins.cupy import objects_unsafe as raw
 
-#: Numbers of objects that library calls create. The function chooses them, so that creating one needs no reply; they look like
+#: Numbers of objects that library calls create. The function chooses them, so that creating one needs no reply; they
+#: look like
 #: pointers, are spaced like them, and are never reused.
 _objects = itertools.count(0x5E00_0000_0000, 0x10)
 
@@ -39,10 +43,8 @@ def failure(error: LibraryCallError, errors: dict[str, Callable[[int], Exception
         made = errors[name](status)
     else:
         kind = getattr(builtins, name, None)
-        if isinstance(kind, type) and issubclass(kind, Exception):
-            made = kind(message)
-        else:
-            made = RuntimeError(message)
+        known = isinstance(kind, type) and issubclass(kind, Exception)
+        made = kind(message) if known else RuntimeError(message)
     return made
 
 
@@ -81,7 +83,6 @@ def release(library: str, function: str, arguments: Sequence[Any]) -> None:
 def cuda_failure(error: Exception) -> Exception:
     """Return CuPy's runtime error for an error of ours."""
     from cupy_backends.cuda.api.runtime import CUDARuntimeError
-
     from migproxy_plugins.cupy.errors import runtime_status
 
     made: Exception = CUDARuntimeError(runtime_status(error))

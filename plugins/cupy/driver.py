@@ -24,7 +24,9 @@ STAYS: dict[str, str] = {
 
 
 def _driver(name: str, *arguments: Any) -> Any:
-    """Call a driver function that has no place of its own in the session's API; return its one out value, or all of them."""
+    """Call a driver function that has no place of its own in the session's API; return its one out value, or all of
+    them.
+    """
     status, outs = api.driver_call(name, arguments)
     if status:
         raise CudaError(status)
@@ -56,7 +58,17 @@ def _module_get_global(module: int, name: str) -> int:
 
 
 def _launch(
-    function: int, gx: int, gy: int, gz: int, bx: int, by: int, bz: int, shared: int, stream: int, parameters: int, extra: int
+    function: int,
+    gx: int,
+    gy: int,
+    gz: int,
+    bx: int,
+    by: int,
+    bz: int,
+    shared: int,
+    stream: int,
+    parameters: int,
+    extra: int,
 ) -> None:
     api.launch(function, (gx, gy, gz), (bx, by, bz), shared, stream, parameters, extra)
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from migproxy_plugins.cuda.status import NOT_SUPPORTED, driver_status, runtime_status
+
 from migproxy.errors import CudaError, MigproxyError, SessionLost
 from migproxy.softgpu.errors_table import ERRORS
-from migproxy_plugins.cuda.status import NOT_SUPPORTED, driver_status, runtime_status
 
 __all__ = ["NOT_SUPPORTED", "driver_error_init", "driver_status", "refuse", "releasing", "runtime_status", "translated"]
 

@@ -1,8 +1,9 @@
 """The executor half: carries out the library calls of a function's CuPy.
 
-On a GPU the real modules of the executor's own CuPy serve; on the software GPU `migproxy.softgpu.libraries`. Which names may be called, with how
-many arguments, and which arguments are objects, comes from the same tables and roles that made the stand-in; nothing else is called.
-Objects (handles, descriptors, plans) are known by numbers that the function chose; the real ones never leave.
+On a GPU the real modules of the executor's own CuPy serve; on the software GPU `migproxy.softgpu.libraries`. Which
+names may be called, with how many arguments, and which arguments are objects, comes from the same tables and roles
+that made the stand-in; nothing else is called. Objects (handles, descriptors, plans) are known by numbers that the
+function chose; the real ones never leave.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-from migproxy.errors import CudaError, MigproxyError, ProtocolError
-from migproxy.executor.dispatch import LibraryError
 from migproxy_plugins.cupy import objects_unsafe as raw
 from migproxy_plugins.cupy import roles, signatures, tables
 from migproxy_plugins.cupy.roles import Kind
 from migproxy_plugins.cupy.serving import EXTRA, Serving, UnknownObject
+
+from migproxy.errors import CudaError, MigproxyError, ProtocolError
+from migproxy.executor.dispatch import LibraryError
 
 # Each registers the functions it serves.
 for _family in ("serving_fft", "serving_random"):
@@ -139,7 +141,9 @@ class Server(Serving):
         return {"type": name, "status": BAD_HANDLE.get(short), "message": str(error)}
 
     def on_stream(self) -> AbstractContextManager[Any]:
-        """Make the call's stream the current one for the library modules; the software GPU works at once, behind its work."""
+        """Make the call's stream the current one for the library modules; the software GPU works at once, behind its
+        work.
+        """
         if self.software:
             self.context.synchronize()
             return nullcontext()

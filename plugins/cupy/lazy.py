@@ -1,4 +1,6 @@
-"""Packages of CuPy that load a CUDA library before they import the module over it: for a stand-in there is nothing to load."""
+"""Packages of CuPy that load a CUDA library before they import the module over it: for a stand-in there is nothing
+to load.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """``cupy_backends.cuda.libs.nvrtc`` on the software GPU: where CuPy asks for a cubin it gets the PTX, in a container.
 
-nvrtc stays in the function and needs no GPU. On a real device nothing changes. Whether the device is a software GPU is asked when a
-program is compiled, not at import.
+nvrtc stays in the function and needs no GPU. On a real device nothing changes. Whether the device is a software GPU
+is asked when a program is compiled, not at import.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from migproxy_plugins.cupy import patching
+
 from migproxy.session import api
 from migproxy.softgpu.container import wrap
-from migproxy_plugins.cupy import patching
 
 _REAL_ARCHITECTURE = re.compile(r"^(-arch=|--gpu-architecture=|-arch |--gpu-architecture )sm_(\d+[af]?)$")
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Collection, Mapping
 from types import BuiltinFunctionType, ModuleType
 from typing import Any
 
-from migproxy.interpose import capsules
-from migproxy.jit.prototypes import UnsupportedPrototype
 from migproxy_plugins.cupy import signatures
 from migproxy_plugins.cupy.errors import NOT_SUPPORTED
+
+from migproxy.interpose import capsules
+from migproxy.jit.prototypes import UnsupportedPrototype
 
 Handler = Callable[..., Any]
 
@@ -41,7 +42,9 @@ def patch(module: ModuleType, handlers: Mapping[str, Handler], stays: Collection
     stays : collection of str
         Names that stay as they are. A name that is neither here nor in `handlers` is refused by name.
     """
-    error = next(value for value in vars(module).values() if isinstance(value, type) and issubclass(value, RuntimeError))
+    error = next(
+        value for value in vars(module).values() if isinstance(value, type) and issubclass(value, RuntimeError)
+    )
 
     def refused(name: str) -> Handler:
         def refuse(*_: Any) -> Any:

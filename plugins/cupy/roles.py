@@ -1,8 +1,8 @@
-"""What each argument of a library function is: a value, one of the executor's objects, or host memory that the call reads or writes.
+"""What each argument of a library function is: a value, one of the executor's objects, or host memory.
 
-Device pointers are values: they mean the same in the executor. Host pointers are known by the argument's name; their length follows from the
-function's type letter or from other arguments. For cuBLAS and cuSPARSE a pointer of which the handle's pointer mode says that it is
-a device pointer goes as a value.
+Device pointers are values: they mean the same in the executor. Host pointers are known by the argument's name; their
+length follows from the function's type letter or from other arguments. For cuBLAS and cuSPARSE a pointer of which the
+handle's pointer mode says that it is a device pointer goes as a value.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def _blas_result(name: str, values: Values) -> int:
 
 
 def _gemm_ex(name: str, values: Values) -> int:
-    """Bytes of alpha and beta of ``gemmEx``: the scale type, from the compute type and whether the result is complex."""
+    """Bytes of alpha and beta of ``gemmEx``: the scale type, from the compute type and whether the result is
+    complex.
+    """
     compute = values["computeType"]
     if compute in (64, 65, 2):  # half
         return 2

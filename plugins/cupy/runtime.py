@@ -1,7 +1,7 @@
-"""``cupy_backends.cuda.api.runtime`` in a function: each CuPy name, on the runtime API that `migproxy_plugins.cuda` gives.
+"""``cupy_backends.cuda.api.runtime`` in a function: each CuPy name, on the cuda plugin's runtime API.
 
-The handlers take the arguments of CuPy's functions in their order, as plain values, and raise runtime statuses; `install` puts them into
-the module's attributes and into its capsules.
+The handlers take the arguments of CuPy's functions in their order, as plain values, and raise runtime statuses;
+`install` puts them into the module's attributes and into its capsules.
 """
 
 from __future__ import annotations
@@ -44,23 +44,25 @@ STAYS: dict[str, str] = {
     "_export_enum": "copies constants at import",
 }
 
-#: Fields that this CuPy's ``getDeviceProperties`` has and ours would not, or the other way round, are left out.
+#: The keys of CuPy's ``getDeviceProperties``.
 _PROPERTY_NAMES = (
-    "name", "totalGlobalMem", "sharedMemPerBlock", "regsPerBlock", "warpSize", "maxThreadsPerBlock", "maxThreadsDim",
-    "maxGridSize", "clockRate", "totalConstMem", "major", "minor", "textureAlignment", "texturePitchAlignment",
-    "multiProcessorCount", "kernelExecTimeoutEnabled", "integrated", "canMapHostMemory", "computeMode", "maxTexture1D",
-    "maxTexture2D", "maxTexture3D", "concurrentKernels", "ECCEnabled", "pciBusID", "pciDeviceID", "pciDomainID",
-    "tccDriver", "memoryClockRate", "memoryBusWidth", "l2CacheSize", "maxThreadsPerMultiProcessor", "isMultiGpuBoard",
-    "cooperativeLaunch", "cooperativeMultiDeviceLaunch", "maxTexture1DMipmap", "maxTexture1DLayered", "maxTexture2DMipmap",
-    "maxTexture2DLinear", "maxTexture2DLayered", "maxTexture2DGather", "maxTexture3DAlt", "maxTextureCubemap",
-    "maxTextureCubemapLayered", "maxSurface1D", "maxSurface1DLayered", "maxSurface2D", "maxSurface2DLayered", "maxSurface3D",
-    "maxSurfaceCubemap", "maxSurfaceCubemapLayered", "surfaceAlignment", "asyncEngineCount", "unifiedAddressing",
+    "name", "totalGlobalMem", "sharedMemPerBlock", "regsPerBlock", "warpSize", "maxThreadsPerBlock",
+    "maxThreadsDim", "maxGridSize", "clockRate", "totalConstMem", "major", "minor", "textureAlignment",
+    "texturePitchAlignment", "multiProcessorCount", "kernelExecTimeoutEnabled", "integrated", "canMapHostMemory",
+    "computeMode", "maxTexture1D", "maxTexture2D", "maxTexture3D", "concurrentKernels", "ECCEnabled", "pciBusID",
+    "pciDeviceID", "pciDomainID", "tccDriver", "memoryClockRate", "memoryBusWidth", "l2CacheSize",
+    "maxThreadsPerMultiProcessor", "isMultiGpuBoard", "cooperativeLaunch", "cooperativeMultiDeviceLaunch",
+    "maxTexture1DMipmap", "maxTexture1DLayered", "maxTexture2DMipmap", "maxTexture2DLinear", "maxTexture2DLayered",
+    "maxTexture2DGather", "maxTexture3DAlt", "maxTextureCubemap", "maxTextureCubemapLayered", "maxSurface1D",
+    "maxSurface1DLayered", "maxSurface2D", "maxSurface2DLayered", "maxSurface3D", "maxSurfaceCubemap",
+    "maxSurfaceCubemapLayered", "surfaceAlignment", "asyncEngineCount", "unifiedAddressing",
     "streamPrioritiesSupported", "globalL1CacheSupported", "localL1CacheSupported", "sharedMemPerMultiprocessor",
-    "regsPerMultiprocessor", "managedMemory", "multiGpuBoardGroupID", "hostNativeAtomicSupported", "pageableMemoryAccess",
-    "concurrentManagedAccess", "computePreemptionSupported", "canUseHostPointerForRegisteredMem", "sharedMemPerBlockOptin",
-    "pageableMemoryAccessUsesHostPageTables", "directManagedMemAccessFromHost", "uuid", "luid", "luidDeviceNodeMask",
-    "persistingL2CacheMaxSize", "maxBlocksPerMultiProcessor", "accessPolicyMaxWindowSize", "reservedSharedMemPerBlock",
-    "deviceOverlap", "maxTexture1DLinear", "singleToDoublePrecisionPerfRatio",
+    "regsPerMultiprocessor", "managedMemory", "multiGpuBoardGroupID", "hostNativeAtomicSupported",
+    "pageableMemoryAccess", "concurrentManagedAccess", "computePreemptionSupported",
+    "canUseHostPointerForRegisteredMem", "sharedMemPerBlockOptin", "pageableMemoryAccessUsesHostPageTables",
+    "directManagedMemAccessFromHost", "uuid", "luid", "luidDeviceNodeMask", "persistingL2CacheMaxSize",
+    "maxBlocksPerMultiProcessor", "accessPolicyMaxWindowSize", "reservedSharedMemPerBlock", "deviceOverlap",
+    "maxTexture1DLinear", "singleToDoublePrecisionPerfRatio",
 )  # fmt: skip
 
 
@@ -117,9 +119,7 @@ def _ensure_peer_access(peer: int) -> None:
             raise
 
 
-def _memcpy_peer_async(
-    destination: int, to_device: int, source: int, from_device: int, size: int, stream: int
-) -> None:
+def _memcpy_peer_async(destination: int, to_device: int, source: int, from_device: int, size: int, stream: int) -> None:
     rt.memcpy_peer(destination, to_device, source, from_device, size, stream)
 
 

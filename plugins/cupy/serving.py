@@ -49,7 +49,9 @@ class Serving:
         return value
 
     def array(self, value: Any) -> Any:
-        """Return a view of a device array that a stand-in described, after checking that it lies in the session's memory."""
+        """Return a view of a device array that a stand-in described, after checking that it lies in the session's
+        memory.
+        """
         try:
             pointer, shape, strides, kind = value["__array__"]
             dtype = np.dtype(kind)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from migproxy.errors import ProtocolError
 from migproxy_plugins.cupy.serving import Serving, serves
+
+from migproxy.errors import ProtocolError
 
 CUFFT = "cupy.cuda.cufft"
 _EXECUTES = {41: "execC2C", 42: "execR2C", 44: "execC2R", 105: "execZ2Z", 106: "execD2Z", 108: "execZ2D"}

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from migproxy_plugins.cupy.serving import Serving, serves
 
 from migproxy.errors import ProtocolError
-from migproxy_plugins.cupy.serving import Serving, serves
 
 API = "cupy.random._generator_api"
 MAX_GENERATORS = 64

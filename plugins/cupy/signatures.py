@@ -1,8 +1,8 @@
 """Python functions with the argument names, defaults and checks that a compiled function has.
 
-Cython embeds a function's signature as the first line of its docstring: ``memcpy(intptr_t dst, intptr_t src, size_t size, int
-kind)``. From it we make a Python function that accepts the same calls, positional and by keyword, converts each argument as
-the C type asks, and hands plain values to a handler.
+Cython embeds a function's signature as the first line of its docstring: ``memcpy(intptr_t dst, intptr_t src, size_t
+size, int kind)``. From it we make a Python function that accepts the same calls, positional and by keyword, converts
+each argument as the C type asks, and hands plain values to a handler.
 """
 
 from __future__ import annotations
@@ -126,8 +126,7 @@ def converter(ctype: str, argument: str) -> Callable[[Any], Any] | None:
         def exact(value: Any) -> Any:
             if value is not None and type(value) is not wanted:
                 raise TypeError(
-                    f"Argument '{argument}' has incorrect type "
-                    f"(expected {wanted.__name__}, got {type(value).__name__})"
+                    f"Argument '{argument}' has incorrect type (expected {wanted.__name__}, got {type(value).__name__})"
                 )
             return value
 
@@ -151,7 +150,9 @@ def converter(ctype: str, argument: str) -> Callable[[Any], Any] | None:
             return number
         if number < 0 and not signed:
             raise OverflowError(f"can't convert negative value to {ctype}")
-        raise OverflowError(f"value too large to convert to {ctype}" if bits < 64 else "Python int too large to convert to C long")
+        raise OverflowError(
+            f"value too large to convert to {ctype}" if bits < 64 else "Python int too large to convert to C long"
+        )
 
     return integer
 
@@ -191,7 +192,8 @@ def python_function(
     plain : bool
         Convert nothing.
     releases : bool
-        Do nothing once the interpreter finalizes: destructors call this function, when the globals it needs may be gone.
+        Do nothing once the interpreter finalizes: destructors call this function, when the globals it needs may be
+        gone.
     """
     scope: dict[str, Any] = {"_handler": handler}
     heads, values, starred = [], [], False

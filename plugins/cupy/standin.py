@@ -1,8 +1,9 @@
 """Stand-ins for CuPy's library modules, synthesised from the recorded tables.
 
-A stand-in has every public name of the real module: constants, error classes with the real messages, and for each function a Python
-function with the real arguments, which travels to the executor by the roles of its arguments (`roles`). Functions are made
-when they are first asked for, since CuPy uses few of the hundreds. What has no entry is refused by name.
+A stand-in has every public name of the real module: constants, error classes with the real messages, and for each
+function a Python function with the real arguments, which travels to the executor by the roles of its arguments
+(`roles`). Functions are made when they are first asked for, since CuPy uses few of the hundreds. What has no entry is
+refused by name.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def error_class(module: str, name: str, facts: dict[str, Any]) -> type[RuntimeEr
 
     def init(self: Any, status: int) -> None:
         setattr(self, attribute, status)
-        RuntimeError.__init__(self, messages[status] if status in messages else f"status {status}")
+        RuntimeError.__init__(self, messages.get(status, f"status {status}"))
 
     def reduce(self: Any) -> tuple[Any, tuple[int]]:
         return type(self), (getattr(self, attribute),)
@@ -187,7 +188,7 @@ def base_module(name: str) -> tuple[ModuleType, dict[str, Any]]:
     namespace = vars(module)
     namespace.update(facts["constants"])
     for table, pairs in facts["tables"].items():
-        namespace[table] = {key: value for key, value in pairs}
+        namespace[table] = dict(pairs)
     for class_name, entry in facts["classes"].items():
         if "messages" in entry:
             namespace[class_name] = error_class(name, class_name, entry)
@@ -244,7 +245,9 @@ def make(name: str) -> ModuleType:
 
 
 def unavailable(name: str) -> NoReturn:
-    """Refuse to import a module whose library is not remote: CuPy then does without it, as where it is not installed."""
+    """Refuse to import a module whose library is not remote: CuPy then does without it, as where it is not
+    installed.
+    """
     raise ImportError(f"{name} is refused by name: migproxy does not carry this library's calls", name=name)
 
 

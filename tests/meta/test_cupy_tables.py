@@ -1,4 +1,6 @@
-"""The CuPy plugin against the installed CuPy: every function has a handler or a reason, and no module reaches CUDA past a seam."""
+"""The CuPy plugin against the installed CuPy: every function has a handler or a reason, and no module reaches CUDA
+past a seam.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-
 from migproxy_plugins.cupy import PLUGIN, driver, runtime, tables
 
 pytest.importorskip("cupy", reason="CuPy is not installed")
@@ -23,8 +24,10 @@ STAYS = {
     "cupy.cuda.jitify": "preprocesses source for nvrtc; carries a runtime that it never calls",
 }
 #: What a module that can reach CUDA shows in its dynamic section or in its strings.
-_CUDA_LIBRARY = re.compile(rb"^lib(?:cuda|cublas|cublasLt|cudart|cufft|cufftw|curand|cusolver|cusparse|cutensor|cutensorMg|"
-                           rb"nccl|nvrtc|nvJitLink|cudnn|nvidia-ml|cusparseLt)\b")  # fmt: skip
+_CUDA_LIBRARY = re.compile(
+    rb"^lib(?:cuda|cublas|cublasLt|cudart|cufft|cufftw|curand|cusolver|cusparse|cusparseLt|cutensor|cutensorMg|nccl|"
+    rb"nvrtc|nvJitLink|cudnn|nvidia-ml)\b"
+)
 _CUDA_SYMBOL = re.compile(
     rb"^(?:cu[A-Z]|cuda[A-Z]|cublas|cusolver|cusparse|curand[A-Z]|cufft|cutensor|nccl[A-Z]|nvml[A-Z]|nvrtc[A-Z])"
 )
@@ -143,7 +146,9 @@ def test_no_handler_is_for_a_name_that_no_version_has():
 
 
 def test_tables_are_those_of_the_installed_modules():
-    """The modules that import without CUDA's libraries, compared as the tool records them; the others by their signatures."""
+    """The modules that import without CUDA's libraries, compared as the tool records them; the others by their
+    signatures.
+    """
     tool = Path(__file__).parents[2] / "tools" / "make_cupy_tables.py"
     code = (
         "import importlib.util, json, sys\n"

@@ -1,13 +1,15 @@
-"""Stand-in for ``cupy.cuda.cub``: what CUB can do is decided here, outputs are allocated here, the reductions run in the executor."""
+"""Stand-in for ``cupy.cuda.cub``: what CUB can do is decided here, outputs are allocated here, the reductions run in
+the executor.
+"""
 
 from __future__ import annotations
 
 from enum import IntFlag
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-
 from migproxy_plugins.cupy import calls, standin
 
 _NAMES = ("SUM", "MIN", "MAX", "ARGMIN", "ARGMAX", "CUMSUM", "CUMPROD", "PROD")
@@ -41,7 +43,7 @@ def _check_identity(x: Any, op: Any, reduced: tuple[int, ...]) -> None:
 
 
 def _contiguous(axes: tuple[int, ...]) -> bool:
-    return all(after == before + 1 for before, after in zip(axes, axes[1:], strict=False))
+    return all(after == before + 1 for before, after in pairwise(axes))
 
 
 def _axes_fit(axes: tuple[int, ...], ndim: int, order: str) -> bool:

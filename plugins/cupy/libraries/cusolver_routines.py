@@ -1,6 +1,7 @@
-"""Stand-in for ``cupyx._cusolver``: CuPy's routines over cuSOLVER, on the stand-in of ``cupy_backends.cuda.libs.cusolver``.
+"""Stand-in for ``cupyx._cusolver``: CuPy's routines over cuSOLVER, on the stand-in of its Python-level module.
 
-The real module is linked to cuSOLVER for its loops over batches; everything else in it calls the Python-level functions, as we do here.
+The real module is linked to cuSOLVER for its loops over batches; everything else in it calls the Python-level
+functions, as we do here.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-
 from migproxy_plugins.cupy import standin
 
 _VECTORS, _NO_VECTORS = 1, 0
@@ -438,7 +438,7 @@ def make(name: str) -> ModuleType:
     versions = AVAILABLE
     routines = Routines(versions, capabilities)
     vars(module).update(
-        _available_cuda_version=versions, _available_hip_version={key: (_INFINITY, None) for key in versions}
+        _available_cuda_version=versions, _available_hip_version=dict.fromkeys(versions, (_INFINITY, None))
     )
     standin.publish(
         module,

@@ -1,7 +1,7 @@
 """Stand-in for ``cupy.random._generator_api``: argument rules and outputs here, the draws in the executor.
 
-A bit generator's state lies in device memory that the function allocated; a draw names it by address, the kind of the generator and the
-number of its lanes.
+A bit generator's state lies in device memory that the function allocated; a draw names it by address, the kind of the
+generator and the number of its lanes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-
 from migproxy_plugins.cupy import calls, standin
 
 _UINT32_MAX = (1 << 32) - 1
@@ -19,7 +18,7 @@ FEISTEL_ROUNDS = 24
 
 _FEISTEL_KERNEL = "migproxy_feistel"
 _FEISTEL_SOURCE = r"""
-struct Feistel { unsigned long long right_bits, left_bits, right_mask, left_mask; unsigned int keys[%d]; };
+struct Feistel { unsigned long long right_bits, left_bits, right_mask, left_mask; unsigned int keys[ROUNDS]; };
 extern "C" __global__ void migproxy_feistel(
     long long* out, const Feistel f, const unsigned long long count, const unsigned long long total)
 {
@@ -29,7 +28,7 @@ extern "C" __global__ void migproxy_feistel(
         do {
             unsigned int left = (unsigned int)(value >> f.right_bits);
             unsigned int right = (unsigned int)(value & f.right_mask);
-            for (int round = 0; round < %d; ++round) {
+            for (int round = 0; round < ROUNDS; ++round) {
                 const unsigned long long product = 0xD2B74407B1CE6E93ull * left;
                 const unsigned int high = (unsigned int)(product >> 32) ^ f.keys[round];
                 const unsigned int low = (unsigned int)product;
@@ -42,7 +41,7 @@ extern "C" __global__ void migproxy_feistel(
         out[i] = (long long)value;
     }
 }
-""" % (FEISTEL_ROUNDS, FEISTEL_ROUNDS)
+""".replace("ROUNDS", str(FEISTEL_ROUNDS))
 _FEISTEL_DTYPE = np.dtype(
     [("right_bits", "<u8"), ("left_bits", "<u8"), ("right_mask", "<u8"), ("left_mask", "<u8"),
      ("keys", "<u4", (FEISTEL_ROUNDS,))]
@@ -89,9 +88,7 @@ class Generator:
     def _check_output_array(self, dtype: Any, size: Any, out: Any, check_only_c_cont: bool = False) -> None:
         dtype = np.dtype(dtype)
         if out.dtype.char != dtype.char:
-            raise TypeError(
-                f"Supplied output array has the wrong type. Expected {dtype.name}, got {out.dtype.name}"
-            )
+            raise TypeError(f"Supplied output array has the wrong type. Expected {dtype.name}, got {out.dtype.name}")
         if not out.flags.c_contiguous and (check_only_c_cont or not out.flags.f_contiguous):
             raise ValueError("Supplied output array is not contiguous, writable or aligned.")
         if size is not None:

@@ -7,7 +7,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-
 from migproxy_plugins.cupy import standin
 
 SORTABLE = "?bBhHiIlLqQefdFD"

@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from migproxy_plugins.cupy import calls, executor
+from migproxy_plugins.cupy import objects_unsafe as raw
 
 from migproxy.errors import CudaError
 from migproxy.executor.dispatch import LibraryError
 from migproxy.session.session import LibraryCallError
-from migproxy_plugins.cupy import calls, executor
-from migproxy_plugins.cupy import objects_unsafe as raw
 
 
 class Context:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from migproxy_plugins.cupy import signatures
 
 LINE = "memcpy(intptr_t dst, size_t size, int kind, unsigned int flags=cudaFlag, *, str order=u'C') -> intptr_t"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cupy_loopback import Loopback, loopback
+from migproxy_plugins.cupy import standin, tables
 
 from migproxy.errors import ProtocolError
-from migproxy_plugins.cupy import standin, tables
 
 __all__ = ["loopback"]
 
