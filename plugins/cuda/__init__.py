@@ -31,6 +31,18 @@ def _cynvjitlink(module: ModuleType) -> None:
     patch_cynvjitlink(module)
 
 
+def _cynvml(module: ModuleType) -> None:
+    from migproxy_plugins.cuda.nvml import patch_cynvml
+
+    patch_cynvml(module)
+
+
+def _pynvml(module: ModuleType) -> None:
+    from migproxy_plugins.cuda.nvml import patch_pynvml
+
+    patch_pynvml(module)
+
+
 PLUGIN = Plugin(
     name="cuda",
     interface=INTERFACE_VERSION,
@@ -39,6 +51,8 @@ PLUGIN = Plugin(
         "cuda.bindings.cyruntime": _cyruntime,
         "cuda.bindings.cynvrtc": _cynvrtc,
         "cuda.bindings.cynvjitlink": _cynvjitlink,
+        "cuda.bindings.cynvml": _cynvml,
+        "pynvml": _pynvml,
     },
     executor="migproxy_plugins.cuda.executor",
 )

@@ -136,3 +136,11 @@ def call_size_function(function: int, block_size: int) -> int:
     """Call a C ``size_t (int)``. Precondition: `function` is such a function's address."""
     result: int = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_int)(function)(block_size)
     return result
+
+
+_FunctionPointer = ctypes.CDLL(None)._FuncPtr
+
+
+def c_library_function(address: int) -> object:
+    """Return what ``ctypes.CDLL(...).name`` would be for a function at `address`."""
+    return _FunctionPointer(address)
