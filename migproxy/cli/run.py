@@ -74,8 +74,9 @@ def run(
         client.close()
     function_id = secrets.token_hex(8)
     env = function_environment(path, function_id, quota, device)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # None where the caller closed the descriptor
+            stream.flush()
     if not report:
         os.execve(command[0], command, env)
     code = wait_for(command, env)
