@@ -7,6 +7,7 @@ which
 
 from __future__ import annotations
 
+import logging
 import os
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
@@ -46,6 +47,7 @@ def activate() -> None:
         return
     _active = True
     ending.prepare()
+    _keep_quiet()
     # Nothing below the substituted modules may find a device, whatever the machine has.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for plugin in load_plugins():
@@ -54,6 +56,13 @@ def activate() -> None:
         for name, factory in plugin.replace.items():
             hook.replace_module(name, factory)
     hook.install()
+
+
+def _keep_quiet() -> None:
+    """Keep migproxy's own messages off the script's standard error and out of its logging set-up."""
+    log = logging.getLogger("migproxy")
+    log.addHandler(logging.NullHandler())
+    log.propagate = False
 
 
 def load_plugins() -> list[Plugin]:

@@ -1,7 +1,7 @@
 """NVML in a function: the session's slice is the only device, the quota its memory, this process its only one.
 
-The same C functions serve ``cuda.bindings.nvml`` (its capsules) and ``pynvml`` (which opens the library by ctypes). What
-would need the real device, or would change it, is refused with NVML's own status.
+The same C functions serve ``cuda.bindings.nvml`` (its capsules) and ``pynvml`` (which opens the library by ctypes).
+What would need the real device, or would change it, is refused with NVML's own status.
 """
 
 from __future__ import annotations

@@ -19,6 +19,9 @@ Extent = tuple[int, int, int]
 # CUdevice_attribute: the limits of block x, y, z, grid x, y, z
 _BLOCK_LIMITS = (2, 3, 4)
 _GRID_LIMITS = (5, 6, 7)
+_REGISTERS_PER_BLOCK = 12
+# CUfunction_attribute
+_REGISTERS = 4
 
 
 def gather(function: modules.FunctionFacts, kernel_params: int, extra: int) -> bytes:
@@ -71,7 +74,9 @@ def check_limits(session: Session, function: modules.FunctionFacts, grid: Extent
     if threads > attributes[1]:
         raise CudaError(CUDA_ERROR_INVALID_VALUE)
     if threads > function.max_threads:
-        raise CudaError(701)
+        # Too many registers, or more threads than the kernel's own launch bounds allow.
+        registers = threads * function.attributes.get(_REGISTERS, 0)
+        raise CudaError(701 if registers > attributes.get(_REGISTERS_PER_BLOCK, 65536) else CUDA_ERROR_INVALID_VALUE)
     if shared < 0 or shared > function.max_dynamic_shared:
         raise CudaError(CUDA_ERROR_INVALID_VALUE)
 

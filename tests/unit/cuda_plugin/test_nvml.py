@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -28,6 +29,8 @@ def pynvml(session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # It makes its error classes in the module of this name.
+    monkeypatch.setitem(sys.modules, "pynvml", module)
     spec.loader.exec_module(module)
     nvml.patch_pynvml(module)
     return module
@@ -42,7 +45,7 @@ def test_the_slice_is_the_only_device(pynvml: Any) -> None:
     assert uuid == "GPU-00010203-0405-0607-0809-0a0b0c0d0e0f"
     assert ctypes.cast(pynvml.nvmlDeviceGetHandleByUUID(uuid), ctypes.c_void_p).value == nvml.DEVICE
     assert pynvml.nvmlSystemGetDriverVersion() == "12.8"
-    assert pynvml.nvmlDeviceGetCudaComputeCapability(device) == [9, 0]
+    assert pynvml.nvmlDeviceGetCudaComputeCapability(device) == (9, 0)
     for index, error in ((1, pynvml.NVML_ERROR_INVALID_ARGUMENT),):
         with pytest.raises(pynvml.NVMLError) as caught:
             pynvml.nvmlDeviceGetHandleByIndex(index)
