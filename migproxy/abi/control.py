@@ -89,7 +89,10 @@ class Hello(Message, frozen=True):
 
 
 class Welcome(Message, frozen=True):
-    """Broker → function, with descriptors: one per arena segment, the control segment first."""
+    """Broker → function, with descriptors: one per arena segment, the control segment first.
+
+    With `account_place` ≥ 0 one more follows: the function's quota account (`migproxy.arena.account`), read-only.
+    """
 
     protocol: int
     session_id: str
@@ -98,6 +101,7 @@ class Welcome(Message, frozen=True):
     segment_sizes: list[int]
     device: DeviceFacts
     quota: int
+    account_place: int = -1
 
 
 class Refused(Message, frozen=True):
@@ -135,7 +139,8 @@ class SessionSpec(Message, frozen=True):
     """Broker → executor, with the arena's descriptors: serve this session.
 
     `kernel_seconds` is how long work may be on its way without progress until it counts as hung; 0: for ever. With
-    `lease_place` ≥ 0 one more descriptor follows, that of the slice's lease page (`migproxy.abi.lease`).
+    `lease_place` ≥ 0 one more descriptor follows, that of the slice's lease page (`migproxy.abi.lease`); with
+    `account_place` ≥ 0 another one, the function's quota account (`migproxy.arena.account`).
     """
 
     protocol: int
@@ -150,6 +155,7 @@ class SessionSpec(Message, frozen=True):
     mode: str = "full_overlap"
     lease_place: int = -1
     kernel_seconds: float = 0.0
+    account_place: int = -1
 
 
 class Ready(Message, frozen=True):

@@ -314,6 +314,9 @@ class Broker:
             raise admission.Denied("busy", f"the broker cannot start an executor: {error.strerror}") from error
         packets.close_all(fds)
         place, lease_fds = self._join_lease(session)
+        account = self.ledgers[granted.slice.name].account(function_id)
+        assert account is not None  # `admit` has just entered the session
+        session.account_place = account.open_place(session_id)
         self.sessions[session_id] = session
         self._by_client[client] = session
         self._of_session[session_id] = client
@@ -337,8 +340,9 @@ class Broker:
                 mode=self.leases[granted.slice.name].mode if lease_fds else "full_overlap",
                 lease_place=place,
                 kernel_seconds=self.config.kernel_seconds,
+                account_place=session.account_place,
             ),
-            [*session.segment_fds, *lease_fds],
+            [*session.segment_fds, *lease_fds, account.fd],
         )
         patience = self.config.limits.start_seconds
         self.loop.call_later(patience, lambda: self._start_overdue(session))
@@ -372,18 +376,7 @@ class Broker:
                 return
             session.state = "running"
             if client is not None:
-                client.send(
-                    control.Welcome(
-                        protocol=PROTOCOL_VERSION,
-                        session_id=session.session_id,
-                        function_id=session.function_id,
-                        windows=message.windows,
-                        segment_sizes=list(session.segment_sizes),
-                        device=message.device,
-                        quota=session.quota,
-                    ),
-                    session.segment_fds,
-                )
+                self._welcome(session, client, message)
         elif isinstance(message, control.Failed):
             session.failure = message.reason[:1000]
             self._kill(session, "")
@@ -398,6 +391,28 @@ class Broker:
             self._grown(session, client, message)
         else:
             self._kill(session, f"it sent {type(message).__name__} out of turn")
+
+    def _welcome(self, session: Session, client: Client, ready: control.Ready) -> None:
+        account = self.ledgers[session.slice.name].account(session.function_id)
+        assert account is not None  # it lives as long as its sessions
+        # Opened anew for reading only: the function sees what its other sessions use, their executors write it.
+        readable = os.open(f"/proc/self/fd/{account.fd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            client.send(
+                control.Welcome(
+                    protocol=PROTOCOL_VERSION,
+                    session_id=session.session_id,
+                    function_id=session.function_id,
+                    windows=ready.windows,
+                    segment_sizes=list(session.segment_sizes),
+                    device=ready.device,
+                    quota=session.quota,
+                    account_place=session.account_place,
+                ),
+                [*session.segment_fds, readable],
+            )
+        finally:
+            os.close(readable)
 
     def _grow(self, client: Client, message: control.GrowArena) -> None:
         session = self._by_client.get(client)

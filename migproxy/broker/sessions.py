@@ -40,6 +40,7 @@ class Session:
     counters: dict[str, int] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     failure: str = ""
+    account_place: int = -1
 
     @property
     def arena_bytes(self) -> int:

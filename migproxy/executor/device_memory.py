@@ -12,6 +12,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from migproxy.abi.protocol import DEVICE_GRANULE
+from migproxy.arena.account import QuotaAccount
 from migproxy.errors import CudaError
 from migproxy.executor.driver import AnyDriver
 
@@ -39,9 +40,20 @@ class DeviceMemory:
         Bytes in all.
     mirror : PumpTables, optional
         Is told of every change, for the hot path.
+    account : QuotaAccount, optional
+        The function's, which its other sessions share.
     """
 
-    def __init__(self, driver: AnyDriver, base: int, size: int, quota: int, mirror: PumpTables | None = None) -> None:
+    def __init__(
+        self,
+        driver: AnyDriver,
+        base: int,
+        size: int,
+        quota: int,
+        mirror: PumpTables | None = None,
+        account: QuotaAccount | None = None,
+    ) -> None:
+        self._account = account
         self._mirror = mirror
         self._driver = driver
         self.base = base
@@ -60,6 +72,22 @@ class DeviceMemory:
         """Charge `size` bytes that the driver took besides the chunks (negative: gave back)."""
         self.other_bytes = max(0, self.other_bytes + size)
         self.peak_bytes = max(self.peak_bytes, self.mapped_bytes + self.other_bytes)
+        self._settle()
+
+    def has_room(self, size: int) -> bool:
+        """Tell whether the function's quota has room for `size` more bytes."""
+        others = self._account.others() if self._account is not None else 0
+        return self.mapped_bytes + self.other_bytes + size + others <= self.quota
+
+    def _charge(self, size: int) -> bool:
+        """Charge `size` more bytes to the function, if its quota allows it."""
+        if self._account is None:
+            return self.has_room(size)
+        return self._account.charge(self.mapped_bytes + self.other_bytes + size)
+
+    def _settle(self) -> None:
+        if self._account is not None:
+            self._account.settle(self.mapped_bytes + self.other_bytes)
 
     def map(self, address: int, size: int) -> None:
         """Map fresh memory at [address, address + size).
@@ -78,16 +106,19 @@ class DeviceMemory:
             or self._overlaps(address, size)
         ):
             raise CudaError(CUDA_ERROR_INVALID_VALUE, f"cannot map {size} bytes at {address:#x}")
-        if self.mapped_bytes + self.other_bytes + size > self.quota:
+        if not self._charge(size):
             raise CudaError(CUDA_ERROR_OUT_OF_MEMORY, "beyond the quota")
         driver = self._driver
-        handle = driver.out("cuMemCreate", size, ctypes.addressof(self._properties), 0)
+        handle = 0
         try:
+            handle = driver.out("cuMemCreate", size, ctypes.addressof(self._properties), 0)
             driver.call("cuMemMap", address, size, 0, handle, 0)
             driver.call("cuMemSetAccess", address, size, ctypes.addressof(self._access), 1)
         except CudaError:
-            driver.status("cuMemUnmap", address, size)
-            driver.status("cuMemRelease", handle)
+            if handle:
+                driver.status("cuMemUnmap", address, size)
+                driver.status("cuMemRelease", handle)
+            self._settle()
             raise
         self._chunks[address] = (size, handle)
         bisect.insort(self._starts, address)
@@ -112,6 +143,7 @@ class DeviceMemory:
         del self._chunks[address]
         del self._starts[bisect.bisect_left(self._starts, address)]
         self.mapped_bytes -= size
+        self._settle()
         if self._mirror is not None:
             self._mirror.map(address, size, False)
 

@@ -14,6 +14,7 @@ import socket
 
 from migproxy.abi import control, layout, protocol
 from migproxy.arena import segment
+from migproxy.arena.account import QuotaAccount
 from migproxy.arena.ring import Consumer
 from migproxy.errors import CudaError, MigproxyError, SessionError
 from migproxy.executor import bootstrap, pump
@@ -66,7 +67,7 @@ def serve(spec: control.SessionSpec, fds: list[int], sock: socket.socket) -> Non
     consumer = Consumer(arena_base, [(heap_start, arena_end - heap_start)])
     window = device_base, device_base + spec.windows.device_size
     tables = PumpTables(driver, arena_base, (heap_start, arena_end), window)
-    memory = DeviceMemory(driver, device_base, spec.windows.device_size, spec.quota, tables)
+    memory = DeviceMemory(driver, device_base, spec.windows.device_size, spec.quota, tables, _open_account(spec, fds))
     memory.charge_other(context_bytes)
     state = SessionState(driver, consumer, memory, tables, spec, facts)
     state.host_functions = HostFunctions(state)
@@ -89,6 +90,14 @@ def _open_lease(spec: control.SessionSpec, fds: list[int], sock: socket.socket) 
     if spec.lease_place < 0:
         return None
     return LeaseClient(fds[len(spec.segment_sizes)], spec.lease_place, lambda message: bootstrap.send(sock, message))
+
+
+def _open_account(spec: control.SessionSpec, fds: list[int]) -> QuotaAccount | None:
+    """Open the function's quota account: its page is the descriptor behind the lease's."""
+    if spec.account_place < 0:
+        return None
+    position = len(spec.segment_sizes) + (spec.lease_place >= 0)
+    return QuotaAccount(fds[position], spec.account_place, spec.quota, writable=True)
 
 
 def run(state: SessionState, turns: Alone) -> None:

@@ -205,7 +205,7 @@ class SessionState:
 
     def require_room(self, size: int) -> None:
         """Raise CUDA_ERROR_OUT_OF_MEMORY unless the quota has room for `size` more bytes."""
-        if self.memory.mapped_bytes + self.memory.other_bytes + size > self.memory.quota:
+        if not self.memory.has_room(size):
             raise CudaError(2, "beyond the quota")
 
     def report(self) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import socket
@@ -18,6 +19,7 @@ from pathlib import Path
 from migproxy.abi.control import Hello, Message, Refused, Welcome, Windows
 from migproxy.abi.protocol import PROTOCOL_VERSION
 from migproxy.arena import packets
+from migproxy.arena.account import QuotaAccount
 from migproxy.errors import AdmissionError, ProtocolError, SessionLost, UnsupportedVersion, UsageError
 from migproxy.sizes import parse_size
 
@@ -44,11 +46,14 @@ class Connection:
         The arena's descriptors, the control segment first; the caller owns them.
     socket : socket.socket
         The control socket, blocking.
+    account : QuotaAccount, optional
+        What the other sessions of this function use of its quota.
     """
 
     welcome: Welcome
     segment_fds: list[int]
     socket: socket.socket
+    account: QuotaAccount | None = None
 
 
 send = packets.send
@@ -131,7 +136,11 @@ def start_private_broker(
     env.pop("PYTHONPATH", None)
     if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
         env["PYTHONPATH"] = root
-    read_end, write_end = os.pipe()
+    low = os.pipe()
+    # Where standard streams are closed, a pipe takes their numbers.
+    read_end, write_end = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in low)
+    for end in low:
+        os.close(end)
     try:
         process = subprocess.Popen(
             [
@@ -243,7 +252,10 @@ def connect(path: str, hello: Hello, *, stdio: tuple[int, int] | None = (1, 2)) 
         if isinstance(message, Refused):
             packets.close_all(fds)
             raise refusal(message)
-        if not isinstance(message, Welcome) or len(fds) != len(message.segment_sizes) or not fds:
+        wanted = 0
+        if isinstance(message, Welcome):
+            wanted = len(message.segment_sizes) + (message.account_place >= 0)
+        if not isinstance(message, Welcome) or len(fds) != wanted or not fds:
             packets.close_all(fds)
             raise ProtocolError(
                 f"the broker at {path} answered Hello with {type(message).__name__} and {len(fds)} descriptors"
@@ -255,7 +267,10 @@ def connect(path: str, hello: Hello, *, stdio: tuple[int, int] | None = (1, 2)) 
         sock.close()
         raise
     sock.settimeout(None)
-    return Connection(message, fds, sock)
+    account = None
+    if message.account_place >= 0:
+        account = QuotaAccount(fds.pop(), message.account_place, message.quota, writable=False)
+    return Connection(message, fds, sock, account)
 
 
 def _usable(stdio: tuple[int, int] | None) -> tuple[int, ...]:

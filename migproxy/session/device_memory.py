@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
 from migproxy.abi.protocol import DEVICE_ALIGN, DEVICE_GRANULE
+from migproxy.arena.account import QuotaAccount
 from migproxy.errors import CudaError
 
 if TYPE_CHECKING:
@@ -45,9 +46,14 @@ class DeviceMemory:
         The part of the device window that the function places.
     quota : int
         Bytes of device memory the function may use in all.
+    account : QuotaAccount, optional
+        What the function's other sessions use of the quota.
     """
 
-    def __init__(self, session: Session, base: int, size: int, quota: int) -> None:
+    def __init__(
+        self, session: Session, base: int, size: int, quota: int, account: QuotaAccount | None = None
+    ) -> None:
+        self._account = account
         self.lock = threading.RLock()
         self._session = session
         self.base = base
@@ -75,8 +81,16 @@ class DeviceMemory:
     def info(self) -> tuple[int, int]:
         """Return (free, total) in bytes, as ``cuMemGetInfo`` does."""
         with self.lock:
+            if self._quarantine:
+                # As natively, where a free waits for the device.
+                self._session.ring.wait_frees_retired(self._quarantine[-1][0])
             self._drain()
-            return max(0, self.quota - self.used), self.quota
+            return max(0, self.limit - self.used), self.quota
+
+    @property
+    def limit(self) -> int:
+        """The quota less what the function's other sessions use."""
+        return self.quota - self._account.others() if self._account is not None else self.quota
 
     def find(self, pointer: int) -> tuple[int, int] | None:
         """Return (base, size) of the allocation that holds `pointer`."""
@@ -189,9 +203,10 @@ class DeviceMemory:
         fresh = len(missing) * DEVICE_GRANULE
         present = {self._chunk_of[granule] for granule in range(first, last + 1) if granule in self._chunk_of}
         revived = sum(self._chunk_sizes[chunk] for chunk in present if not self._chunk_users.get(chunk))
-        if self.used + fresh + revived > self.quota:
+        limit = self.limit
+        if self.used + fresh + revived > limit:
             return False
-        if self._mapped_bytes + fresh + self._session.ring.other_bytes() > self.quota:
+        if self._mapped_bytes + fresh + self._session.ring.other_bytes() > limit:
             self._unmap_spare(0, keep=present)
         for run_start, run_end in _runs(missing):
             self._map_run(run_start * DEVICE_GRANULE, run_end * DEVICE_GRANULE)

@@ -8,7 +8,6 @@ The heap's spin lock is innermost and is held for no call.
 from __future__ import annotations
 
 import _thread
-import atexit
 import contextlib
 import os
 import threading
@@ -18,9 +17,10 @@ from typing import Any
 
 import msgspec
 
+from migproxy import ending
 from migproxy.abi import control, layout
 from migproxy.abi.ops import Op
-from migproxy.arena import segment
+from migproxy.arena import fork, segment
 from migproxy.arena.memory_unsafe import copy_in, copy_out
 from migproxy.errors import CudaError, ProtocolError, SessionError, SessionLost
 from migproxy.jit import fast_path
@@ -69,7 +69,9 @@ class Session:
         self.windows = windows
         self._map_arena(windows, connection.segment_fds, welcome.segment_sizes)
         self.ring = FastProducer(windows.arena_base, self.heap)
-        self.device = DeviceMemory(self, windows.device_base, windows.device_size // 2, welcome.quota)
+        self._protected = fork.Protected(self._segments, self.heap, self.ring)
+        fork.protect(self._protected)
+        self.device = DeviceMemory(self, windows.device_base, windows.device_size // 2, welcome.quota, connection.account)
         self._in_use: deque[tuple[int, int]] = deque()
         self._in_use_lock = threading.Lock()
         self._lost_reason = ""
@@ -88,6 +90,11 @@ class Session:
                 self.heap.add_segment(address, size)
             address += size
         self._arena_end = address
+
+    def _segments(self) -> list[tuple[int, int]]:
+        """Return address and size of what is mapped of the arena: one run of adjoining segments."""
+        base = self.windows.arena_base
+        return [(base, self._arena_end - base)]
 
     # -- life ------------------------------------------------------------------------------------------------------
     def _watch(self, socket: Any) -> None:
@@ -312,8 +319,13 @@ def close_current() -> None:
     with _session_lock:
         session, _current = _current, None
     if session is not None:
-        atexit.unregister(session.close)
         session.close()
+
+
+def _close_at_end() -> None:
+    """End the session, but keep it: late destructors must find it closed, not open another."""
+    if _current is not None:
+        _current.close()
 
 
 def on_new_session(callback: Callable[[Session], None]) -> None:
@@ -330,7 +342,7 @@ def _open() -> Session:
             fast_path.attach(session)
             for callback in _on_new_session:
                 callback(session)
-            atexit.register(session.close)
+            ending.at_end(_close_at_end)
         return _current
 
 

@@ -15,6 +15,7 @@ import pytest
 from migproxy.abi import control
 from migproxy.abi.protocol import PROTOCOL_VERSION, WINDOW_BASE
 from migproxy.arena import packets
+from migproxy.arena.account import QuotaAccount
 from migproxy.broker.config import BrokerConfig, Limits
 from migproxy.broker.server import Broker
 from migproxy.device.inventory import software_slice
@@ -45,6 +46,7 @@ class Peer:
         self.socket.settimeout(20.0)
         self.socket.connect(path)
         self.fds: list[int] = []
+        self.account: QuotaAccount | None = None
 
     def send(self, message: control.Message, fds: tuple[int, ...] = ()) -> None:
         packets.send(self.socket, message, fds)
@@ -69,6 +71,7 @@ class Peer:
         self.send(hello(**changes))
         answer = self.receive()
         assert isinstance(answer, control.Welcome), answer
+        self.account = QuotaAccount(self.fds.pop(), answer.account_place, answer.quota, writable=False)
         return answer
 
     def close(self) -> None:
