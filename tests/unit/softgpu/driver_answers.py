@@ -897,8 +897,33 @@ def ask(kind: str, scenario: str) -> Answers:
     return {"failed": f"too many calls kill it: {skip}"}
 
 
+def ask_software() -> dict[str, Answers]:
+    """Ask the software driver everything: one process imports it, and forks for each scenario."""
+    command = [sys.executable, __file__, "software", "fork"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    answers: dict[str, Answers] = {name: {"failed": done.stderr[-400:]} for name in SCENARIOS}
+    for line in done.stdout.splitlines():
+        answers |= json.loads(line)
+    return answers
+
+
+def _fork_for_each() -> None:
+    import migproxy.softgpu.libcuda
+    import migproxy.softgpu.ptx  # noqa: F401
+
+    for name, scenario in SCENARIOS.items():
+        child = os.fork()
+        if not child:
+            print(json.dumps({name: scenario(Driver("software"))}), flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+
+
 def main() -> None:
     kind, place, *names = sys.argv[1:]
+    if place == "fork":
+        _fork_for_each()
+        return
     if place == "-":
         print(json.dumps(SCENARIOS[names[0]](Driver(kind))))
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,7 @@ DIFFERENCES = {
 
 @pytest.fixture(scope="module")
 def software() -> dict[str, Any]:
-    with ThreadPoolExecutor(2) as pool:
-        answers = pool.map(lambda scenario: driver_answers.ask("software", scenario), driver_answers.SCENARIOS)
-        return dict(zip(driver_answers.SCENARIOS, answers, strict=True))
+    return driver_answers.ask_software()
 
 
 @pytest.mark.parametrize("scenario", sorted(driver_answers.SCENARIOS))
