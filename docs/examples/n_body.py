@@ -4,7 +4,9 @@ import math
 import sys
 
 import numpy as np
-from numba import cuda, float64
+from numba import config, cuda, float64
+
+config.CUDA_LOW_OCCUPANCY_WARNINGS = 0  # so few bodies do not fill a GPU
 
 BODIES = 1024
 BLOCK = 128
