@@ -49,6 +49,7 @@ END = 0x10  # u64: address behind the last segment
 PAGES = 0x18  # u64: address of the page records
 LIVE_BYTES = 0x20  # u64: bytes in used blocks
 PEAK_BYTES = 0x28  # u64
+TOUCHED = 0x30  # u64: pages from this one on were never used, and are zero
 BIN_MAP = 0x40  # 3 × u64: which bins of free runs are not empty
 CLASS_LISTS = 0x80  # CLASSES × u64: first span with a free block, as page number + 1
 BINS = CLASS_LISTS + 8 * CLASSES  # BIN_COUNT × u64: first free run, as page number + 1
@@ -71,9 +72,22 @@ KIND_LARGE = 2
 KIND_SPAN = 3  # + class
 KIND_MASK = 0xFF
 FLAG_SEGMENT_START = 0x100  # nothing merges across
-FLAG_ZERO = 0x200  # a free run that was never used
 
 sched_yield = External("sched_yield", "I32()")
+gil_held = External("PyGILState_Check", "I32()")
+save_thread = External("PyEval_SaveThread", "U64()")
+restore_thread = External("PyEval_RestoreThread", "None(U64)")
+
+
+def wait_unlocked(heap: U64) -> None:
+    """Let the holder of the lock run. If this thread has the GIL, the holder may need it: over a fork, Python holds
+    the lock."""
+    sched_yield()
+    if load32_acquire(heap + LOCK) != 0 and gil_held() != 0:
+        thread = save_thread()
+        while load32_acquire(heap + LOCK) != 0:
+            sched_yield()
+        restore_thread(thread)
 
 
 def heap_lock(heap: U64) -> None:
@@ -82,8 +96,8 @@ def heap_lock(heap: U64) -> None:
         while load32_acquire(heap + LOCK) != 0:
             pause()
             spins += 1
-            if spins > 200:  # the holder may not be running
-                sched_yield()
+            if spins > 200:
+                wait_unlocked(heap)
                 spins = 0
 
 
@@ -148,14 +162,14 @@ def list_remove(heap: U64, head: U64, page: U64) -> None:
         store32(page_record(heap, after - 1) + PREVIOUS, before)
 
 
-def run_insert(heap: U64, page: U64, pages: U64, zero: U64) -> None:
-    """Add a free run; `zero` is FLAG_ZERO or 0."""
+def run_insert(heap: U64, page: U64, pages: U64) -> None:
+    """Add a free run."""
     first = page_record(heap, page)
-    store32(first + KIND, (load32(first + KIND) & FLAG_SEGMENT_START) | KIND_FREE | zero)
+    store32(first + KIND, (load32(first + KIND) & FLAG_SEGMENT_START) | KIND_FREE)
     store32(first + VALUE, pages)
     if pages > 1:
         last = page_record(heap, page + pages - 1)
-        store32(last + KIND, KIND_FREE | zero)
+        store32(last + KIND, KIND_FREE)
         store32(last + VALUE, pages)
     number = bin_of(pages)
     list_push(heap, heap + BINS + 8 * number, page)
@@ -197,20 +211,22 @@ def run_find(heap: U64, pages: U64) -> U64:
 
 
 def run_take(heap: U64, pages: U64) -> U64:
-    """Cut `pages` pages from a free run. Returns the first page + 1, with bit 32 set if they are zero; 0 if there is
-    no room."""
+    """Cut `pages` pages from a free run. Returns the first page + 1, with bit 32 set if they are zero; 0 if there is no
+    room."""
     found = run_find(heap, pages)
     if found == 0:
         return 0
     page = found - 1
     record = page_record(heap, page)
     whole = load32(record + VALUE)
-    zero = load32(record + KIND) & FLAG_ZERO
     run_remove(heap, page, whole)
     if whole > pages:
         store32(page_record(heap, page + pages) + KIND, KIND_NONE)
-        run_insert(heap, page + pages, whole - pages, zero)
-    return found | (1 << 32) if zero else found
+        run_insert(heap, page + pages, whole - pages)
+    touched = load64(heap + TOUCHED)
+    if page + pages > touched:
+        store64(heap + TOUCHED, page + pages)
+    return found | (1 << 32) if page >= touched else found
 
 
 def run_give(heap: U64, page: U64, pages: U64) -> None:
@@ -232,7 +248,7 @@ def run_give(heap: U64, page: U64, pages: U64) -> None:
         run_remove(heap, page + pages, count)
         store32(after + KIND, KIND_NONE)
         pages += count
-    run_insert(heap, page, pages, 0)
+    run_insert(heap, page, pages)
 
 
 # -- blocks -----------------------------------------------------------------------------------------------------------
@@ -303,16 +319,41 @@ def take_small(heap: U64, number: U64) -> U64:
     return block
 
 
+def release_span(heap: U64, head: U64, first: U64, pages: U64) -> None:
+    """Give an empty span's pages back. The lock is held."""
+    list_remove(heap, head, first)
+    for i in range(pages):
+        inner = page_record(heap, first + i)
+        store32(inner + KIND, load32(inner + KIND) & FLAG_SEGMENT_START)
+    run_give(heap, first, pages)
+
+
+def release_empty_spans(heap: U64) -> None:
+    """Give back the empty span that each size class keeps. The lock is held."""
+    for number in range(CLASSES):
+        head = heap + CLASS_LISTS + 8 * number
+        first = load64(head)
+        if first != 0 and load32(page_record(heap, first - 1) + LIVE) == 0:
+            release_span(heap, head, first - 1, span_pages(class_size(number)))
+
+
+def take_block(heap: U64, size: U64, align: U64) -> U64:
+    """What `heap_take` returns. The lock is held."""
+    if size <= MAX_SMALL and align <= MIN_ALIGN:
+        return take_small(heap, class_of(size))
+    return take_large(heap, (size + PAGE - 1) // PAGE if size else 1)
+
+
 def heap_take(heap: U64, size: U64, align: U64) -> U64:
     """A block of at least `size` bytes; bit 0 of the result tells that it is zero. 0 if there is no room or `align`
     is above a page."""
     if align > PAGE or size > 1 << 40:
         return 0
     heap_lock(heap)
-    if size <= MAX_SMALL and align <= MIN_ALIGN:
-        block = take_small(heap, class_of(size))
-    else:
-        block = take_large(heap, (size + PAGE - 1) // PAGE if size else 1)
+    block = take_block(heap, size, align)
+    if block == 0:
+        release_empty_spans(heap)
+        block = take_block(heap, size, align)
     heap_unlock(heap)
     return block
 
@@ -374,13 +415,9 @@ def heap_free(heap: U64, block: U64) -> U32:
         store32(record + LIVE, live - 1)
         store64(block, load64(record + FREE_LIST))
         store64(record + FREE_LIST, block)
-        if live == 1 and load64(head) == first + 1 and load32(record + NEXT) != 0:
-            # One empty span stays at the front of its list, so that a lone block going to and fro stays cheap.
-            list_remove(heap, head, first)
-            for i in range(pages):
-                inner = page_record(heap, first + i)
-                store32(inner + KIND, load32(inner + KIND) & FLAG_SEGMENT_START)
-            run_give(heap, first, pages)
+        if live == 1 and (load64(head) != first + 1 or load32(record + NEXT) != 0):
+            # An empty span stays only as the last of its list, so that a lone block going to and fro stays cheap.
+            release_span(heap, head, first, pages)
     heap_unlock(heap)
     return 0
 
@@ -390,7 +427,7 @@ def heap_add(heap: U64, page: U64, pages: U64) -> None:
     heap_lock(heap)
     store32(page_record(heap, page) + KIND, FLAG_SEGMENT_START)
     store32(page_record(heap, page + pages) + KIND, FLAG_SEGMENT_START)
-    run_insert(heap, page, pages, FLAG_ZERO)
+    run_insert(heap, page, pages)
     end = load64(heap + BASE) + (page + pages) * PAGE
     if end > load64(heap + END):
         store64(heap + END, end)
@@ -480,6 +517,11 @@ class Heap:
     def usable_size(self, address: int) -> int:
         """Return the bytes of the block at `address`, or 0 if there is none."""
         return self._functions["heap_size"](self.state, address)
+
+    @property
+    def capacity(self) -> int:
+        """Bytes of all segments."""
+        return sum(size for _, size in self.ranges)
 
     @property
     def live_bytes(self) -> int:

@@ -231,6 +231,14 @@ class Producer:
         self._owners[number % layout.SLOT_COUNT] = 0
         return status, data
 
+    def hold(self) -> None:
+        """Keep every thread from submitting, for a fork."""
+        self.lock.acquire()
+
+    def let_go(self) -> None:
+        """Let threads submit again."""
+        self.lock.release()
+
     # -- what machine code is told, in the subclass that runs it ---------------------------------------------------
     def enter_function(
         self,

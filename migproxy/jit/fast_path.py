@@ -103,6 +103,7 @@ class FastProducer(ring.Producer):
         )(addresses["ring_submit"])
         self._replied = function_at(addresses["ring_replied"], language.prototype(submit.ring_replied))
         self._forget_range = function_at(addresses["forget_range"], language.prototype(submit.forget_range))
+        self._lock_word, self._unlock_word = heap.lock_functions()
         self._look_for(ring.SPIN_SECONDS)
 
     def _look_for(self, seconds: float) -> None:
@@ -141,6 +142,14 @@ class FastProducer(ring.Producer):
         """Make every waiter give up, and leave every call to Python."""
         self._set(submit.LOST, 1)
         super().mark_lost()
+
+    def hold(self) -> None:
+        """Keep every thread from submitting, for a fork: the ring's lock is of the same kind as the heap's."""
+        self._lock_word(self.block)
+
+    def let_go(self) -> None:
+        """Let threads submit again."""
+        self._unlock_word(self.block)
 
     def landing(self, number: int) -> tuple[int, int, int]:
         """Take what `submit.copy_out_staged` left for command `number`: block (0 if none), target, bytes."""

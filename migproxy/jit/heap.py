@@ -22,3 +22,7 @@ class Heap(readable.Heap):
         found = addresses()
         # holds_gil: the calls take less time than giving the GIL away and back
         return {f.__name__: language.bind(f, found[f.__name__], holds_gil=True) for f in readable.FUNCTIONS}
+
+    def lock_functions(self) -> tuple[Callable[..., int], Callable[..., int]]:
+        """Return what takes and gives back a lock of the heap's kind, at the start of a state block."""
+        return self._functions["heap_lock"], self._functions["heap_unlock"]

@@ -43,10 +43,17 @@ def _pynvml(module: ModuleType) -> None:
     patch_pynvml(module)
 
 
+def _numpy(module: ModuleType) -> None:
+    from migproxy.session import host_arrays
+
+    host_arrays.install(module)
+
+
 PLUGIN = Plugin(
     name="cuda",
     interface=INTERFACE_VERSION,
     after_import={
+        "numpy": _numpy,
         "cuda.bindings.cydriver": _cydriver,
         "cuda.bindings.cyruntime": _cyruntime,
         "cuda.bindings.cynvrtc": _cynvrtc,
