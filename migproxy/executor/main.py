@@ -23,9 +23,9 @@ from migproxy.executor.dispatch import carry_out, load_handlers
 from migproxy.executor.driver import AnyDriver, open_driver
 from migproxy.executor.facts import nvml_free_memory, read_facts
 from migproxy.executor.handlers.callbacks import HostFunctions
+from migproxy.executor.lease import LeaseClient
 from migproxy.executor.plugin_host import PluginHost
 from migproxy.executor.pump_tables import PumpTables
-from migproxy.executor.lease import LeaseClient
 from migproxy.executor.state import SessionState
 from migproxy.executor.turns import Alone, make_turns
 

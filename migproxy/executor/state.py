@@ -71,6 +71,7 @@ class SessionState:
         self._frees_done = 0
         self._kept: dict[int, bytes] = {}
         self.owner_of_function: dict[int, int] = {}
+        self.called_libraries: set[tuple[str, str]] = set()
         self.host_functions: HostFunctions
         self.plugins: PluginHost
 

@@ -3,6 +3,7 @@ plugins."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from migproxy.arena.ring import Command
     from migproxy.executor.state import SessionState
 
+#: Functions of libraries that may allocate whenever they are called.
+_ALLOCATES = re.compile("create|plan|init|workspace|destroy", re.IGNORECASE)
 _decode_driver = msgspec.msgpack.Decoder(tuple[str, list[Any]]).decode
 _decode_library = msgspec.msgpack.Decoder(tuple[str, str, list[Any]]).decode
 
@@ -31,6 +34,13 @@ def library_call(state: SessionState, command: Command) -> Result:
     server = state.plugins.library(library)
     if server is None:
         raise Refused(f"library {library!r} has no plugin on this broker's allow-list")
-    with state.charged():
+    known = state.called_libraries
+    if (library, function) in known and not _ALLOCATES.search(function):
         result = server(library, function, arguments, command.stream)
+    else:
+        # Asking the driver for its free memory costs more than most calls. Libraries allocate when a handle or plan is
+        # made and when a function runs for the first time (its code, its workspace), so only these are measured.
+        with state.charged():
+            result = server(library, function, arguments, command.stream)
+        known.add((library, function))
     return msgspec.msgpack.encode(result)
