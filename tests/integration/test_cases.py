@@ -1,4 +1,4 @@
-"""Test suites as the GPU libraries' users write them, run by pytest in a function, and natively where there is a GPU."""
+"""Test suites as users of the GPU libraries write them, run by pytest in a function, and natively on a GPU."""
 
 from __future__ import annotations
 
