@@ -141,7 +141,7 @@ class Kernel:
             try:
                 context.prepare(threads, shared, code.frame_bytes, self.local_bytes)
                 if run(base, context.address):
-                    faults.append(self._fault(context, block))
+                    faults.append(self._fault(context, grid, block, base))
             finally:
                 pool.give(context)
 
@@ -159,15 +159,36 @@ class Kernel:
         if heavy:
             self._tuner.spent(time.perf_counter() - started)
 
-    def _fault(self, context: workers.Context, block: Dim) -> KernelFault:
+    def _locate(self, context: workers.Context, grid: Dim, block: Dim, record: int) -> None:
+        """Run the faulting block again, each thread noting its number first, so that the fault can be named.
+
+        Its memory is lost anyway: after such a fault the context is dead, as on a GPU.
+        """
+        symbol = f"{self._symbol}.traced"
+        gen = ModuleGen(self._module.ast, self._function, self._module.index, symbol, traced=True)
+        code = native.link(_object(gen.generate())).get_function_address(symbol)
+        number = (context.get("cz") * grid[1] + context.get("cy")) * grid[0] + context.get("cx")
+        again = (ctypes.c_char * (LAUNCH.size + 64))()
+        base = -(-ctypes.addressof(again) // 64) * 64
+        ctypes.memmove(base, record, LAUNCH.size)
+        for field, value in (("counter", number), ("blocks", number + 1), ("chunk", 1), ("kernel", code)):
+            ctypes.c_uint64.from_address(base + LAUNCH.offset[field]).value = value
+        ctypes.c_uint32.from_address(base + LAUNCH.offset["fault"]).value = 0
+        native.runtime().run(base, context.address)
+
+    def _fault(self, context: workers.Context, grid: Dim, block: Dim, record: int) -> KernelFault:
         """The error for a fault that a worker met."""
         status = context.get("fault")
+        address = context.get("fault_address")
         where = f"kernel {self.name}, block ({context.get('cx')}, {context.get('cy')}, {context.get('cz')})"
-        thread = ""
-        if self._frame_bytes or "rt_block" in self._text:
-            n = context.get("thread")
-            at = (n % block[0], n // block[0] % block[1], n // (block[0] * block[1]))
-            thread = f", thread {at}"
+        unknown = 0xFFFFFFFF
+        if context.get("thread") == unknown and status in (700, 716):
+            self._locate(context, grid, block, record)
+            if (context.get("fault"), context.get("fault_address")) != (status, address):
+                context.set("thread", unknown)  # it went another way
+        n = context.get("thread")
+        at = (n % block[0], n // block[0] % block[1], n // (block[0] * block[1]))
+        thread = f", thread {at}" if n != unknown else ""
         if status == 710:
             message, file = (read_string(context.get(name)).decode(errors="replace") for name in ("fault_a", "fault_b"))
             function = read_string(context.get("fault_address")).decode(errors="replace")
@@ -176,7 +197,7 @@ class Kernel:
             os.write(2, (text + "\n").encode())
             return KernelFault(710, text)
         what = {
-            700: f"illegal address {context.get('fault_address'):#x}",
+            700: f"illegal address {address:#x}",
             702: "threads wait for each other for ever (a barrier in divergent code)",
             715: "illegal instruction",
             716: "misaligned address, or an address that no device has",

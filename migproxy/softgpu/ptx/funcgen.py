@@ -411,5 +411,6 @@ class FunctionGen(Emitter):
 
     def fault(self, status: int, *details: str) -> None:
         """End the launch with a status."""
-        self.call("void", "migproxy_rt_fault", "ptr %tc", f"i32 {status}", *[f"i64 {detail}" for detail in details])
+        numbers = [f"i64 {detail}" for detail in details]
+        self.call("void", "migproxy_rt_fault", "ptr %tc", f"i32 {status}", f"i32 {self.thread_number()}", *numbers)
 

@@ -27,9 +27,11 @@ class ModuleGen:
     """Generator of the LLVM module for one kernel of a PTX module."""
 
     def __init__(self, module: Module, kernel: Function, globals_index: dict[str, int], symbol: str,
-                 fixed: Constants | None = None) -> None:  # fmt: skip
+                 fixed: Constants | None = None, *, traced: bool = False) -> None:  # fmt: skip
         self.module = module
         self.fixed = fixed
+        #: whether each thread notes its number before it runs, so that a fault can name it
+        self.traced = traced
         self.kernel = kernel = inline(module, kernel)
         self.globals_index = globals_index
         self.symbol = symbol
@@ -282,6 +284,13 @@ class ModuleGen:
             for axis in "xyz":
                 out.append(f"  %at.{axis}{tag} = getelementptr i8, ptr %tc, i64 {CONTEXT.offset['t' + axis]}")
                 out.append(f"  store i32 %{axis}{tag}, ptr %at.{axis}{tag}")
+        if self.traced:
+            out += [
+                f"  %tr.a{tag} = mul i32 %z{tag}, %nty", f"  %tr.b{tag} = add i32 %tr.a{tag}, %y{tag}",
+                f"  %tr.c{tag} = mul i32 %tr.b{tag}, %ntx", f"  %tr.d{tag} = add i32 %tr.c{tag}, %x{tag}",
+                f"  %tr.p{tag} = getelementptr i8, ptr %tc, i64 {CONTEXT.offset['thread']}",
+                f"  store volatile i32 %tr.d{tag}, ptr %tr.p{tag}",
+            ]  # fmt: skip
         return out
 
     def _step_kernel(self, main: FunctionGen) -> str:

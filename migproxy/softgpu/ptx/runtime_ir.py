@@ -33,6 +33,7 @@ def run() -> str:
     key = f.op(f"load i32, ptr @{P}key")
     f.op(f"call i32 @pthread_setspecific(i32 {key}, ptr %tc)")
     f.store(C, "%tc", "launch", "%launch")
+    f.store(C, "%tc", "thread", "-1")
     for name in ("params", "globals", "threads", "dynamic", "static"):
         f.store(C, "%tc", name, f.load(L, "%launch", name))
     f.store(C, "%tc", "local_bytes", f.load(L, "%launch", "local"))
@@ -120,10 +121,11 @@ def chain() -> str:
 
 
 def fault() -> str:
-    """``void fault(ptr tc, i32 status, i64 a, i64 b, i64 c, i64 d)``: does not return."""
-    f = Fn("void", f"{P}fault", "ptr %tc", "i32 %status", "i64 %a", "i64 %b", "i64 %c", "i64 %d")
+    """``void fault(ptr tc, i32 status, i32 thread, i64 a, i64 b, i64 c, i64 d)``: does not return."""
+    f = Fn("void", f"{P}fault", "ptr %tc", "i32 %status", "i32 %thread", "i64 %a", "i64 %b", "i64 %c", "i64 %d")
     f.store(C, "%tc", "active", "0")
     f.store(C, "%tc", "fault", "%status")
+    f.store(C, "%tc", "thread", "%thread")
     for name, value in (("fault_address", "%d"), ("fault_a", "%a"), ("fault_b", "%b"), ("fault_c", "%c")):
         f.store(C, "%tc", name, value)
     f.emit(f"call void @siglongjmp(ptr {f.place(C, '%tc', 'jump')}, i32 1)")

@@ -137,9 +137,11 @@ def block() -> str:
     resolved for all at once. Where they part, each is stepped on its own until they meet again at a barrier.
     """
     f = Fn("void", f"{P}block", "ptr %tc", "ptr %step", "ptr %region", "ptr %points")
+    f.emit(f"store [16 x i32] zeroinitializer, ptr {f.place(C, '%tc', 'pending')}")
     prepared = f.var("i32")
     point = f.var("i32")
     with f.loop(lambda: "true"):
+        f.store(C, "%tc", "thread", "-1")
         back = f.op(f"call i32 %region(ptr %tc, i32 {point.get()})")
         with f.when(f.op(f"icmp eq i32 {back}, {DONE}")):
             f.ret()
@@ -243,7 +245,7 @@ def _scattered() -> str:
         released = f.op(f"call i32 @{P}barriers(ptr %tc, i32 {live})")
         stuck = f.op(f"icmp eq i32 {f.op(f'or i32 {released}, {yielded.get()}')}, 0")
         with f.when(stuck):
-            f.emit(f"call void @{P}fault(ptr %tc, i32 {DEADLOCK}, i64 0, i64 0, i64 0, i64 0)")
+            f.emit(f"call void @{P}fault(ptr %tc, i32 {DEADLOCK}, i32 -1, i64 0, i64 0, i64 0, i64 0)")
         with f.when(f.op(f"icmp eq i32 {released}, 0")):
             f.op("call i32 @sched_yield()")
         with f.when(f.op(f"icmp eq i32 {live}, {threads}")):
@@ -276,8 +278,6 @@ def _prepare() -> str:
     threads = f.load(C, "%tc", "threads")
     xs, ys, zs = (f.load(C, "%tc", f"tid{axis}") for axis in "xyz")
     ntx, nty = f.load(C, "%tc", "ntx"), f.load(C, "%tc", "nty")
-    pending = f.place(C, "%tc", "pending")
-    f.emit(f"store [16 x i32] zeroinitializer, ptr {pending}")
     x, y, z = f.var("i32"), f.var("i32"), f.var("i32")
     with f.count_up("0", threads) as t:
         for array, var in ((xs, x), (ys, y), (zs, z)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from migproxy.softgpu.ptx import types
 from migproxy.softgpu.ptx.ast import Imm, Instr, Reg, Sym, Variable
 from migproxy.softgpu.ptx.emitter import Emitter, lowers
+from migproxy.softgpu.ptx.layout import CONTEXT
 
 #: functions that the device runtime provides, with the number of arguments
 BUILTINS = ("vprintf", "__assertfail", "malloc", "free")
@@ -96,6 +97,19 @@ def _builtin(e: Emitter, i: Instr, name: str) -> None:
             e.emit(f"store {ty} {result}, ptr {e.param_slot(operand.name)}")
         else:
             e.put(operand, f"b{ty[1:]}", result)
+
+
+@lowers("bar", "barrier")
+def arrive(e: Emitter, i: Instr) -> None:
+    """bar.arrive: counted, not waited for. (All other barriers are suspend points.)"""
+    for mod in i.mods:
+        if mod not in ("arrive", "aligned", "cta"):
+            raise e.fail(f"not supported: {i.name} with .{mod}")
+    number = e.op(f"and i32 {e.get(i.ops[0], 'u32')}, 15")
+    base = e.op(f"getelementptr i8, ptr %tc, i64 {CONTEXT.offset['pending']}")
+    slot = e.op(f"getelementptr i32, ptr {base}, i32 {number}")
+    count = e.op(f"load i32, ptr {slot}")
+    e.emit(f"store i32 {e.op(f'add i32 {count}, 1')}, ptr {slot}")
 
 
 @lowers("trap", "brkpt")
