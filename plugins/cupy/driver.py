@@ -6,7 +6,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NoReturn
 
-from migproxy_plugins.cupy import patching
+from migproxy_plugins.cuda import driver_link
+from migproxy_plugins.cupy import objects_unsafe, patching
 from migproxy_plugins.cupy.errors import driver_error_init, driver_status, refuse, releasing, translated
 
 from migproxy.errors import CudaError
@@ -115,7 +116,37 @@ def _stream_context(stream: int) -> int:
     return context
 
 
-_LINK = "linking of device code happens in the function by nvJitLink; the driver's linker is not remote"
+def _out(call: Callable[..., Any], *arguments: Any) -> int:
+    """Call a driver function of the cuda plugin with a place for one 64-bit result behind its arguments."""
+    place = objects_unsafe.buffer(8)
+    call(*arguments, objects_unsafe.address_of(place))
+    return int.from_bytes(bytes(place), "little")
+
+
+def _link_create() -> int:
+    return _out(driver_link.cuLinkCreate, 0, 0, 0)
+
+
+def _link_add_data(state: int, kind: int, data: bytes, name: str) -> None:
+    # CuPy counts the closing NUL, which PTX needs.
+    held, label = objects_unsafe.buffer_of(data + b"\0"), objects_unsafe.buffer_of(name.encode() + b"\0")
+    address_of = objects_unsafe.address_of
+    driver_link.cuLinkAddData(state, kind, address_of(held), len(data) + 1, address_of(label))
+
+
+def _link_add_file(state: int, kind: int, path: str) -> None:
+    held = objects_unsafe.buffer_of(path.encode() + b"\0")
+    driver_link.cuLinkAddFile(state, kind, objects_unsafe.address_of(held))
+
+
+def _link_complete(state: int) -> bytes:
+    places = objects_unsafe.buffer(16)
+    address = objects_unsafe.address_of(places)
+    driver_link.cuLinkComplete(state, address, address + 8)
+    image, size = (int.from_bytes(bytes(places)[at : at + 8], "little") for at in (0, 8))
+    return objects_unsafe.read_host(image, size)
+
+
 _CONTEXTS = "a function has its device's primary context only"
 
 HANDLERS: dict[str, Handler] = {
@@ -125,11 +156,11 @@ HANDLERS: dict[str, Handler] = {
     "ctxCreate": _refused("ctxCreate", _CONTEXTS),
     "ctxDestroy": _refused("ctxDestroy", _CONTEXTS),
     "ctxGetDevice": api.context_device,
-    "linkCreate": _refused("linkCreate", _LINK),
-    "linkAddData": _refused("linkAddData", _LINK),
-    "linkAddFile": _refused("linkAddFile", _LINK),
-    "linkComplete": _refused("linkComplete", _LINK),
-    "linkDestroy": _refused("linkDestroy", _LINK),
+    "linkCreate": _link_create,
+    "linkAddData": _link_add_data,
+    "linkAddFile": _link_add_file,
+    "linkComplete": _link_complete,
+    "linkDestroy": driver_link.cuLinkDestroy,
     "moduleLoad": _module_load,
     "moduleLoadData": api.module_load,
     "moduleUnload": releasing(api.module_unload),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from migproxy_plugins.cupy import objects_unsafe as raw
@@ -73,6 +72,7 @@ class Server(Serving):
         self.software = context.kind == "software"
         self.version = version
         self.objects: dict[int, tuple[str, Any]] = {}
+        self._stream_in_use = -1
         self._functions: dict[tuple[str, str], _Function] = {}
         self._modules: dict[str, Any] = {}
 
@@ -115,13 +115,51 @@ class Server(Serving):
         LibraryError
             With the library's own error.
         """
+        return self._guarded(context, library, name, lambda: self._carry_out(library, name, arguments))
+
+    def prepare(self, context: Context, library: str, name: str, arguments: list[Any]) -> Callable[[], Any] | None:
+        """Return what carries out this very call again without looking at its arguments again.
+
+        The caller keeps it only as long as the session's memory and objects stay what they are.
+
+        Returns
+        -------
+        callable or None
+            None for calls that make or destroy objects or return bytes, and on the software GPU.
+        """
+        if self.software:
+            return None
         self.context = context
         extra = EXTRA.get((library, name))
+        if extra is not None:
+            ready = [self.array(value) if _is_array(value) else value for value in arguments]
+            return lambda: self._guarded(context, library, name, lambda: extra(self, *ready))
+        function = self.function(library, name)
+        if function.creates or function.destroys:
+            return None
+        values, outs, keep = self._values(function, arguments)
+        if outs:
+            return None
+        implementation: Callable[..., Any] = getattr(self.module(function.module), function.name)
+        declared = function.signature.result
+
+        def again(kept: list[Any] = keep) -> Any:  # the buffers behind host scalars live as long as this
+            return self.plain(implementation(*values), declared)
+
+        return lambda: self._guarded(context, library, name, again)
+
+    def _carry_out(self, library: str, name: str, arguments: list[Any]) -> Any:
+        extra = EXTRA.get((library, name))
+        if extra is not None:
+            return extra(self, *arguments)
+        return self._by_table(self.function(library, name), arguments)
+
+    def _guarded(self, context: Context, library: str, name: str, action: Callable[[], Any]) -> Any:
+        """Run `action` on the call's stream; errors come out as the executor expects them."""
+        self.context = context
         try:
-            with self.on_stream():
-                if extra is not None:
-                    return extra(self, *arguments)
-                return self._by_table(self.function(library, name), arguments)
+            self.use_stream()
+            return action()
         except UnknownObject as error:
             raise LibraryError(self._unknown_object(library, error)) from error
         except (MigproxyError, CudaError) as error:
@@ -140,18 +178,20 @@ class Server(Serving):
         name = next((name for name, entry in classes.items() if "messages" in entry), "RuntimeError")
         return {"type": name, "status": BAD_HANDLE.get(short), "message": str(error)}
 
-    def on_stream(self) -> AbstractContextManager[Any]:
+    def use_stream(self) -> None:
         """Make the call's stream the current one for the library modules; the software GPU works at once, behind its
         work.
         """
         if self.software:
             self.context.synchronize()
-            return nullcontext()
-        import cupy
-
+            return
         stream = self.context.stream
-        used: AbstractContextManager[Any] = cupy.cuda.ExternalStream(stream) if stream else cupy.cuda.Stream.null
-        return used
+        if stream != self._stream_in_use:
+            import cupy
+
+            # The current stream stays current: no other code of this process sets it.
+            (cupy.cuda.ExternalStream(stream) if stream else cupy.cuda.Stream.null).use()
+            self._stream_in_use = stream
 
     def _by_table(self, function: _Function, arguments: list[Any]) -> Any:
         number = 0
@@ -160,9 +200,24 @@ class Server(Serving):
             arguments = arguments[1:]
             if number in self.objects or len(self.objects) >= MAX_OBJECTS:
                 raise ProtocolError(f"object {number:#x} cannot be made")
+        values, outs, _keep = self._values(function, arguments)
+        implementation: Callable[..., Any] = getattr(self.module(function.module), function.name)
+        result = implementation(*values)
+        if function.creates:
+            self.objects[number] = (function.module, result)
+            return None
+        if function.destroys and arguments:
+            self.objects.pop(arguments[-1], None)
+        result = self.plain(result, function.signature.result)
+        return [result, [bytes(memory) for memory in outs]] if outs else result
+
+    def _values(self, function: _Function, arguments: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+        """Return the real arguments, the buffers to send back, and what must live as long as the arguments."""
         if not function.required <= len(arguments) <= len(function.roles):
             raise ProtocolError(f"{function.name} takes {len(function.roles)} arguments, not {len(arguments)}")
-        values, outs, keep = [], [], []
+        values: list[Any] = []
+        outs: list[Any] = []
+        keep: list[Any] = []
         for role, value in zip(function.roles, arguments, strict=False):
             if isinstance(value, bytes):
                 memory: Any = raw.buffer(len(value))
@@ -177,15 +232,7 @@ class Server(Serving):
                 values.append(value)
             else:
                 raise ProtocolError(f"{function.name}: {type(value).__name__} is no argument")
-        implementation: Callable[..., Any] = getattr(self.module(function.module), function.name)
-        result = implementation(*values)
-        if function.creates:
-            self.objects[number] = (function.module, result)
-            return None
-        if function.destroys and arguments:
-            self.objects.pop(arguments[-1], None)
-        result = self.plain(result, function.signature.result)
-        return [result, [bytes(memory) for memory in outs]] if outs else result
+        return values, outs, keep
 
     def _special(self, value: dict[str, Any], outs: list[Any], keep: list[Any]) -> Any:
         if "__complex__" in value:
@@ -219,6 +266,10 @@ class Server(Serving):
         return [int(getattr(result, argument.name)) for argument in signatures.parse(entry["doc"]).arguments]
 
 
+def _is_array(value: Any) -> bool:
+    return isinstance(value, dict) and "__array__" in value
+
+
 def facts(error: Exception) -> dict[str, Any]:
     """Return what the function's side needs to raise the same error."""
     status = getattr(error, "status", getattr(error, "result", None))
@@ -236,9 +287,18 @@ LIBRARIES = tuple(tables.SHORT_NAMES)
 _server: Server | None = None
 
 
-def serve(context: Context, library: str, function: str, arguments: list[Any]) -> Any:
-    """Carry out a library call of this executor's session."""
+def _of_session(context: Context) -> Server:
     global _server
     if _server is None:
         _server = Server(context)
-    return _server.serve(context, library, function, arguments)
+    return _server
+
+
+def serve(context: Context, library: str, function: str, arguments: list[Any]) -> Any:
+    """Carry out a library call of this executor's session."""
+    return _of_session(context).serve(context, library, function, arguments)
+
+
+def prepare(context: Context, library: str, function: str, arguments: list[Any]) -> Callable[[], Any] | None:
+    """Return what carries out this very call again; see `Server.prepare`."""
+    return _of_session(context).prepare(context, library, function, arguments)

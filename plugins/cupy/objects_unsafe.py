@@ -40,6 +40,11 @@ def buffer(size: int) -> Any:
     return (ctypes.c_ubyte * max(size, 1))()
 
 
+def buffer_of(data: bytes) -> Any:
+    """Return host memory that holds a copy of the bytes; it lives as long as the object."""
+    return (ctypes.c_ubyte * len(data)).from_buffer_copy(data)
+
+
 def address_of(memory: Any) -> int:
     """Return a buffer's address."""
     return ctypes.addressof(memory)

@@ -157,3 +157,43 @@ def creates(signature: Signature) -> bool:
 def destroys(signature: Signature) -> bool:
     """Whether the function ends the object that is its last argument."""
     return bool(re.match(r"(sp)?[dD]estroy|sp[A-Z]+_destroyDescr", signature.name))
+
+
+#: Functions whose answer cannot change within a session, for the same arguments.
+_CONSTANT = {
+    "cublas": re.compile(r"getVersion"),
+    "cusolver": re.compile(r"getProperty|_getVersion(Number)?"),
+    "cusparse": re.compile(r"getVersion"),
+    "curand": re.compile(r"getVersion"),
+}
+#: Workspace sizes of dense solvers: they follow from the sizes, types and modes, never from what the pointers point to.
+_SIZES = {"cusolver": re.compile(r".*_bufferSize")}
+
+
+def answer_key(library: str, signature: Signature, arguments: tuple[object, ...]) -> tuple[object, ...] | None:
+    """Return what a query's answer depends on, or None if it must be asked each time.
+
+    Addresses are in a key only as null or not null, and objects not at all.
+    """
+    name = signature.name
+    if (pattern := _CONSTANT.get(library)) and pattern.fullmatch(name):
+        return (
+            name,
+            *(value for value, part in zip(arguments, signature.arguments, strict=True) if part.name != "handle"),
+        )
+    if (pattern := _SIZES.get(library)) and pattern.fullmatch(name):
+        key: list[object] = [name]
+        for role, part, value in zip(roles(library, signature), signature.arguments, arguments, strict=True):
+            if role.kind is Kind.OBJECT:
+                continue
+            key.append(bool(value) if part.ctype in ("size_t", "intptr_t") else value)
+        return tuple(key)
+    return None
+
+
+def may_keep(library: str, name: str) -> bool:
+    """Whether `answer_key` has keys for a function at all."""
+    return any(
+        pattern is not None and pattern.fullmatch(name) is not None
+        for pattern in (_CONSTANT.get(library), _SIZES.get(library))
+    )

@@ -59,6 +59,7 @@ class Library:
         }
         self.pointer_modes: dict[int, int] = {}
         self.streams: dict[int, int] = {}
+        self.answers: dict[Any, Any] = {}
 
     def call(self, function: str, arguments: Any, *, wait: bool) -> Any:
         """Call the executor's function of this library."""
@@ -95,6 +96,8 @@ class Library:
         if roles.destroys(signature):
             return partial(self._destroy, name)
         waits = signature.result not in ("", "void")
+        if roles.may_keep(self.short, name):
+            return self._kept(signature)
         if all(role.kind in (Kind.VALUE, Kind.OBJECT) for role in found):
             return lambda *arguments: call(name, arguments, wait=waits)
         names = [argument.name for argument in signature.arguments]
@@ -109,6 +112,19 @@ class Library:
             return answer[0]
 
         return with_memory
+
+    def _kept(self, signature: signatures.Signature) -> Callable[..., Any]:
+        """Return the handler of a query whose answers are kept, so that asking again needs no reply."""
+        name = signature.name
+
+        def ask(*arguments: Any) -> Any:
+            key = roles.answer_key(self.short, signature, arguments)
+            if key not in self.answers:
+                answer = self.call(name, arguments, wait=True)
+                self.answers[key] = tuple(answer) if isinstance(answer, list) else answer
+            return self.answers[key]
+
+        return ask
 
     def _destroy(self, name: str, number: int) -> None:
         self.pointer_modes.pop(number, None)
@@ -162,9 +178,6 @@ class Library:
 
     _local_spSetStream = _local_setStream
     _local_spGetStream = _local_getStream
-
-    def _local__getVersion(self) -> Any:
-        return tuple(self.call("_getVersion", (), wait=True))
 
     def _local_check_availability(self, name: str) -> bool:
         return bool(self.call("check_availability", (name,), wait=True))

@@ -18,10 +18,10 @@ from migproxy.session.session import LibraryCallError
 class Context:
     """What an executor would give; every range is the session's unless told otherwise."""
 
-    kind = "software"
     stream = 0
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
         self.forbidden = False
         self.synchronised = 0
 
@@ -40,9 +40,9 @@ def _travel(value: Any) -> Any:
 class Loopback:
     """Records what travels."""
 
-    def __init__(self) -> None:
-        self.context = Context()
-        self.server = executor.Server(self.context, "14.2.0")
+    def __init__(self, kind: str = "software") -> None:
+        self.context = Context(kind)
+        self.server = executor.Server(self.context, "14.2.0" if kind == "software" else None)
         self.calls: list[tuple[str, list[Any], bool]] = []
 
     def library_call(self, library: str, function: str, arguments: Any, *, stream: int, wait: bool) -> Any:
