@@ -11,6 +11,7 @@ import sys
 from migproxy.errors import MigproxyError, SessionLost
 from migproxy.executor import bootstrap
 from migproxy.executor.notes import log_to_broker
+from migproxy.executor.sandbox import confine
 
 log = logging.getLogger("migproxy.executor")
 
@@ -24,6 +25,8 @@ def main(arguments: list[str]) -> int:
     log_to_broker(sock)
     try:
         bootstrap.die_with_broker()
+        confine()
+        preload()
         spec, fds = bootstrap.receive_spec(sock)
         try:
             from migproxy.executor.main import serve
@@ -40,6 +43,16 @@ def main(arguments: list[str]) -> int:
     except MigproxyError:
         return 1
     return 0
+
+
+def preload() -> None:
+    """Import and compile what every session needs, before this one is known: a warm executor has it all behind it."""
+    from migproxy.executor import lease, main, pump_tables  # noqa: F401  (main: all that serving needs)
+    from migproxy.executor.dispatch import load_handlers
+
+    load_handlers()
+    pump_tables.compile_pump()
+    lease.compile_words()
 
 
 def leave(code: int) -> None:

@@ -47,7 +47,7 @@ def open_control(fd: int) -> socket.socket:
 
 
 def receive_spec(sock: socket.socket) -> tuple[SessionSpec, list[int]]:
-    """Wait for the session to serve; returns it with the arena's descriptors.
+    """Wait for the session to serve; returns it with its descriptors, stdout and stderr put in their places already.
 
     Raises
     ------
@@ -63,6 +63,11 @@ def receive_spec(sock: socket.socket) -> tuple[SessionSpec, list[int]]:
         reason = f"the broker speaks protocol {message.protocol}, the executor speaks protocol {PROTOCOL_VERSION}"
         fail(sock, reason)
         raise ProtocolError(reason)
+    if message.stdio:
+        *fds, out, err = fds
+        for fd, standard in ((out, 1), (err, 2)):
+            os.dup2(fd, standard)
+            os.close(fd)
     return message, fds
 
 

@@ -33,7 +33,8 @@ def put(address: U64, value: U64) -> U64:
 
 
 @cache
-def _compiled() -> tuple[Callable[..., int], Callable[..., int]]:
+def compile_words() -> tuple[Callable[..., int], Callable[..., int]]:
+    """Return `swap_if` and `put` as machine code."""
     from migproxy.jit import language
 
     addresses = language.compile_functions(swap_if, put)
@@ -66,7 +67,7 @@ class LeaseClient:
         self._me = place + 1
         self._notify = notify
         self._clock = clock
-        self._swap, self._put = _compiled()
+        self._swap, self._put = compile_words()
         self._asked = False
         self._since = 0
         #: Address of the word that the pump compares with PERMIT_HELD.

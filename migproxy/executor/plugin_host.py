@@ -1,7 +1,8 @@
 """The executor's side of plugins: loads the halves on the broker's allow-list when a function first needs them.
 
 An executor half is a module with ``LIBRARIES`` (the names of the libraries it serves) and
-``serve(context, library, function, arguments)``. It runs in this session's executor only, under the same quota,
+``serve(context, library, function, arguments)``, and optionally ``prepare`` with the same arguments, which returns a
+callable that repeats the call. It runs in this session's executor only, under the same quota,
 lease and sandbox.
 """
 
@@ -50,6 +51,11 @@ class LibraryContext:
     def synchronize(self) -> None:
         """Wait until the work submitted to the call's stream is done."""
         self.driver.call("cuStreamSynchronize", self.stream)
+
+    def charge(self, size: int) -> None:
+        """Charge device memory that the library took (negative: gave back) outside the session's own allocations."""
+        self.state.memory.charge_other(size)
+        self.state.publish_memory()
 
     def check_range(self, address: int, size: int) -> None:
         """Raise CudaError(1) unless the range is the session's device memory."""
@@ -116,3 +122,13 @@ class PluginHost:
             return serve(context, library, function, arguments)
 
         return server
+
+    def prepare(self, library: str, function: str, arguments: list[Any], stream: int) -> Callable[[], Any] | None:
+        """Return what repeats a call that was just served, if its plugin can say; see `serve` and ``prepare`` there."""
+        half = (self._servers or {}).get(library)
+        prepare = getattr(half, "prepare", None)
+        if prepare is None:
+            return None
+        context = LibraryContext(self._state, self._state.stream(stream))
+        ready: Callable[[], Any] | None = prepare(context, library, function, arguments)
+        return ready

@@ -53,7 +53,8 @@ _SPIN_TICKS = 150_000
 
 
 @cache
-def _compiled() -> Callable[..., int]:
+def compile_pump() -> Callable[..., int]:
+    """Return `pump_run` as machine code."""
     from migproxy.jit import language
 
     address = language.compile_functions(*pump.FUNCTIONS_COMPILED)["pump_run"]
@@ -78,7 +79,7 @@ class PumpTables:
         self._driver = driver
         self._kept: list[object] = []
         self.block = self._room(pump.STATE_SIZE)
-        self._run = _compiled()
+        self._run = compile_pump()
         self._records: dict[int, object] = {}
         granules = (window[1] - window[0]) // DEVICE_GRANULE
         self._mapped = self._room(granules)

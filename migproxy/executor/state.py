@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -71,6 +72,9 @@ class SessionState:
         self._frees_done = 0
         self._kept: dict[int, bytes] = {}
         self.owner_of_function: dict[int, int] = {}
+        #: What repeats a library call, by stream and payload; see ``handlers/calls.py``.
+        self.plans: dict[tuple[int, bytes], Callable[[], Any]] = {}
+        self.seen_calls: set[tuple[int, bytes]] = set()
         self.called_libraries: set[tuple[str, str]] = set()
         self.host_functions: HostFunctions
         self.plugins: PluginHost

@@ -39,6 +39,9 @@ class Context(Protocol):
     def check_range(self, address: int, size: int) -> None:
         """Raise `CudaError` unless the range lies in the session's memory."""
 
+    def charge(self, size: int) -> None:
+        """Charge device memory that the library took, or gave back if it is negative."""
+
     def synchronize(self) -> None:
         """Wait for the work submitted to the call's stream."""
 
@@ -73,6 +76,8 @@ class Server(Serving):
         self.version = version
         self.objects: dict[int, tuple[str, Any]] = {}
         self._stream_in_use = -1
+        self._pool: Any = None
+        self._pool_bytes = 0
         self._functions: dict[tuple[str, str], _Function] = {}
         self._modules: dict[str, Any] = {}
 
@@ -170,6 +175,20 @@ class Server(Serving):
             raise ProtocolError(f"{library}.{name}: {error}") from error
         except Exception as error:
             raise LibraryError(facts(error)) from error
+        finally:
+            if not self.software:
+                self._charge_pool()
+
+    def _charge_pool(self) -> None:
+        """Charge the workspace that the executor's own CuPy keeps in its pool."""
+        if self._pool is None:
+            import cupy
+
+            self._pool = cupy.get_default_memory_pool()
+        total = self._pool.total_bytes()
+        if total != self._pool_bytes:
+            self.context.charge(total - self._pool_bytes)
+            self._pool_bytes = total
 
     def _unknown_object(self, library: str, error: UnknownObject) -> dict[str, Any]:
         """Return the error with which a library answers a handle that it does not know."""

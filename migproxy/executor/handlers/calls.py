@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 #: Functions of libraries that may allocate whenever they are called.
 _ALLOCATES = re.compile("create|plan|init|workspace|destroy", re.IGNORECASE)
 _decode_driver = msgspec.msgpack.Decoder(tuple[str, list[Any]]).decode
+_MOST_PLANS = 4096
+_LONGEST_PLAN = 2048
+_encode = msgspec.msgpack.Encoder().encode
 _decode_library = msgspec.msgpack.Decoder(tuple[str, str, list[Any]]).decode
 
 
@@ -25,22 +28,47 @@ _decode_library = msgspec.msgpack.Decoder(tuple[str, str, list[Any]]).decode
 def driver_call(state: SessionState, command: Command) -> Result:
     name, arguments = _decode_driver(command.payload)
     status, outs = state.plugins.driver(name, arguments)
-    return msgspec.msgpack.encode((status, list(outs)))
+    return _encode((status, list(outs)))
 
 
 @handles(Op.LIBRARY_CALL)
 def library_call(state: SessionState, command: Command) -> Result:
+    plan = state.plans.get((command.stream, command.payload))
+    if plan is not None:
+        return _encode(plan())
     library, function, arguments = _decode_library(command.payload)
     server = state.plugins.library(library)
     if server is None:
         raise Refused(f"library {library!r} has no plugin on this broker's allow-list")
-    known = state.called_libraries
-    if (library, function) in known and not _ALLOCATES.search(function):
+    if (library, function) in state.called_libraries and not _ALLOCATES.search(function):
         result = server(library, function, arguments, command.stream)
+        _keep_plan(state, command, library, function, arguments)
     else:
         # Asking the driver for its free memory costs more than most calls. Libraries allocate when a handle or plan is
         # made and when a function runs for the first time (its code, its workspace), so only these are measured.
+        state.plans.clear()
         with state.charged():
             result = server(library, function, arguments, command.stream)
-        known.add((library, function))
-    return msgspec.msgpack.encode(result)
+        state.called_libraries.add((library, function))
+    return _encode(result)
+
+
+def _keep_plan(state: SessionState, command: Command, library: str, function: str, arguments: list[Any]) -> None:
+    """Keep what repeats the call: loops make the same call on the same addresses again and again.
+
+    A plan was checked when it was made; it is forgotten when memory is unmapped or an object is made or destroyed.
+    """
+    key = command.stream, command.payload
+    if len(command.payload) > _LONGEST_PLAN:
+        return
+    if key not in state.seen_calls:
+        # Worth preparing from the second time on.
+        if len(state.seen_calls) >= _MOST_PLANS:
+            state.seen_calls.clear()
+        state.seen_calls.add(key)
+        return
+    plan = state.plugins.prepare(library, function, arguments, command.stream)
+    if plan is not None:
+        if len(state.plans) >= _MOST_PLANS:
+            state.plans.clear()
+        state.plans[key] = plan

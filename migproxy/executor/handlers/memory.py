@@ -10,7 +10,7 @@ import msgspec
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
 from migproxy.errors import ProtocolError
-from migproxy.executor.dispatch import PENDING, Refused, Result, handles
+from migproxy.executor.dispatch import PENDING, Result, handles
 
 if TYPE_CHECKING:
     from migproxy.arena.ring import Command
@@ -39,6 +39,7 @@ def map_memory(state: SessionState, command: Command) -> Result:
 def unmap_memory(state: SessionState, command: Command) -> Result:
     address, size = layout.RANGE.unpack_from(command.payload)
     state.memory.unmap(address, size)
+    state.plans.clear()
     return None
 
 
@@ -63,11 +64,6 @@ def fetch_reply(state: SessionState, command: Command) -> Result:
 @handles(Op.STATISTICS)
 def statistics(state: SessionState, command: Command) -> Result:
     return msgspec.msgpack.encode(state.report())
-
-
-@handles(Op.ADD_SEGMENT)
-def add_segment(state: SessionState, command: Command) -> Result:
-    raise Refused("segments come through the broker")
 
 
 @handles(Op.CONTEXT_SET_LIMIT)

@@ -180,29 +180,9 @@ def library_global(state: SessionState, command: Command) -> Result:
     return _global(state, command, layout.KIND_LIBRARY, "cuLibraryGetGlobal")
 
 
-@handles(Op.FUNCTION_ATTRIBUTE)
-def function_attribute(state: SessionState, command: Command) -> Result:
-    (handle,) = layout.HANDLE.unpack_from(command.payload)
-    function = state.handles.real(layout.KIND_FUNCTION, handle)
-    return msgspec.msgpack.encode(_attributes(state, function))
-
-
 @handles(Op.FUNCTION_SET_ATTRIBUTE)
 def function_set_attribute(state: SessionState, command: Command) -> Result:
     handle, attribute, value = _decode_attribute(command.payload)
     function = state.handles.real(layout.KIND_FUNCTION, handle)
     state.driver.call("cuFuncSetAttribute", function, attribute, value & 0xFFFFFFFF)
     return msgspec.msgpack.encode(_attributes(state, function))
-
-
-@handles(Op.OCCUPANCY)
-def occupancy(state: SessionState, command: Command) -> Result:
-    """Return the blocks of (function, block size, dynamic shared bytes, flags) that fit one multiprocessor."""
-    handle, block, shared, flags = msgspec.msgpack.decode(command.payload, type=tuple[int, int, int, int])
-    function = state.handles.real(layout.KIND_FUNCTION, handle)
-    value = ctypes.c_int()
-    state.driver.call(
-        "cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags",
-        *(ctypes.addressof(value), function, block, shared, flags),
-    )
-    return msgspec.msgpack.encode(value.value)

@@ -26,6 +26,7 @@ def stream_destroy(state: SessionState, command: Command) -> Result:
     (handle,) = layout.HANDLE.unpack_from(command.payload)
     stream = state.handles.remove(layout.KIND_STREAM, handle)
     state.capturing.pop(handle, None)
+    state.plans.clear()
     state.end_stream(stream)
     return None
 
