@@ -2,7 +2,7 @@
 
 llvmlite is imported on first use, which costs about 40 ms; compiling costs some hundred milliseconds for all hot paths
 together. So a function process keeps the object code in the user's cache directory (`use_cache`) and the next one only
-loads it. Executors never do: their code must not come from a file that somebody else could write.
+loads it, without llvmlite. Executors never do: their code must not come from a file that somebody else could write.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import importlib.metadata
 import os
 import stat
 import sys
@@ -19,12 +20,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from migproxy.arena.machine_unsafe import SYMBOLS
+from migproxy.jit import objects_unsafe
+
 _LOCK = threading.Lock()
 _CONTEXT: Any = None
 #: Engines are never freed: addresses of their code are stored in capsules, tables and other machine code.
 _ENGINES: list[Any] = []
 _cache_directory: Path | None = None
 
+#: Files that the cache directory keeps.
+MAX_FILES = 64
 #: Packages whose source decides what the machine code is.
 _SOURCES = ("abi", "arena", "jit")
 
@@ -69,9 +75,11 @@ def object_code(assembly: str) -> bytes:
 def load_object(code: bytes, names: Iterable[str]) -> dict[str, int]:
     """Link an object file into the process; returns the addresses of the functions `names`, valid until the process
     ends."""
-    from migproxy.arena.machine_unsafe import SYMBOLS
-
+    wanted = list(names)
     with _LOCK:
+        found = objects_unsafe.load(code, wanted, _find)
+        if found is not None:
+            return found
         llvm = _llvm()
         for name, address in SYMBOLS.items():
             llvm.add_symbol(name, address)
@@ -79,7 +87,17 @@ def load_object(code: bytes, names: Iterable[str]) -> dict[str, int]:
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         engine.finalize_object()
         _ENGINES.append(engine)
-        return {name: engine.get_function_address(name) for name in names}
+        return {name: engine.get_function_address(name) for name in wanted}
+
+
+def _find(name: str) -> int | None:
+    """Return the address of a symbol that object code refers to."""
+    if name in SYMBOLS:
+        return SYMBOLS[name]
+    try:
+        return symbol(name)
+    except AttributeError:
+        return None
 
 
 def compile_ir(assembly: str, names: Iterable[str]) -> dict[str, int]:
@@ -120,9 +138,8 @@ def _is_private(facts: os.stat_result) -> bool:
 @cache
 def _source_digest() -> bytes:
     """A digest of everything that decides what the machine code is, other than the functions' own files."""
-    import llvmlite
-
-    digest = hashlib.sha256(f"{sys.version} {llvmlite.__version__} {os.uname().machine}".encode())
+    version = importlib.metadata.version("llvmlite")
+    digest = hashlib.sha256(f"{sys.version} {version} {os.uname().machine}".encode())
     package = Path(__file__).parent.parent
     for folder in _SOURCES:
         for path in sorted((package / folder).glob("*.py")):
@@ -166,6 +183,14 @@ def keep_object(key: str, code: bytes) -> None:
         with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(hashlib.sha256(code).digest() + code)
         fresh.replace(path)
+        _forget_oldest(path.parent)
     except OSError:
         with contextlib.suppress(OSError):
             fresh.unlink()
+
+
+def _forget_oldest(directory: Path) -> None:
+    """Keep the cache small: every change of this project's code leaves files behind."""
+    files = sorted(directory.glob("*.o"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in files[MAX_FILES:]:
+        file.unlink(missing_ok=True)
