@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from migproxy_plugins.cuda import status as st
+from migproxy_plugins.cuda.attributes import device_attribute
 from migproxy_plugins.cuda.memory_unsafe import (
     Strings,
     get_string,
@@ -72,7 +73,7 @@ def cuDeviceGet(device: int, ordinal: int) -> None:
 @serves()
 def cuDeviceGetAttribute(value: int, attribute: int, device: int) -> None:
     check_device(device)
-    put_i32(value, api.device_attribute(attribute, device))
+    put_i32(value, device_attribute(attribute, device))
 
 
 @serves()
@@ -113,7 +114,7 @@ def cuDeviceGetProperties(properties: int, device: int) -> None:
     # SIMDWidth, memPitch, regsPerBlock, clockRate, textureAlign
     check_device(device)
     attributes = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14)
-    put_bytes(properties, struct.pack("<14i", *(api.device_attribute(a, device) for a in attributes)))
+    put_bytes(properties, struct.pack("<14i", *(device_attribute(a, device) for a in attributes)))
 
 
 @serves()
@@ -156,7 +157,7 @@ def cuDeviceGetExecAffinitySupport(supported: int, kind: int, device: int) -> No
 @serves()
 def cuDeviceGetTexture1DLinearMaxWidth(width: int, array_format: int, channels: int, device: int) -> None:
     check_device(device)
-    put_u64(width, api.device_attribute(69, device))
+    put_u64(width, device_attribute(69, device))
 
 
 @serves()

@@ -49,6 +49,8 @@ LOCATION_HOST: Final = 2
 LOCATION_HOST_NUMA: Final = 3
 LOCATION_HOST_NUMA_CURRENT: Final = 4
 
+_HOST_LOCATIONS = (LOCATION_HOST, LOCATION_HOST_NUMA, LOCATION_HOST_NUMA_CURRENT)
+
 _lock = threading.Lock()
 
 
@@ -70,9 +72,14 @@ class Pool:
     blocks: dict[int, int] = field(default_factory=dict)
 
     @property
+    def managed(self) -> bool:
+        """Whether its memory is managed."""
+        return self.allocation_type == ALLOCATION_MANAGED
+
+    @property
     def on_host(self) -> bool:
         """Whether its memory is pinned host memory."""
-        return self.location_type in (LOCATION_HOST, LOCATION_HOST_NUMA, LOCATION_HOST_NUMA_CURRENT)
+        return not self.managed and self.location_type in _HOST_LOCATIONS
 
 
 _pools: dict[int, Pool] = {}
@@ -109,20 +116,19 @@ def create(
     Raises
     ------
     CudaError
-        801 for pools that can be exported to other processes and for managed pools, 1 for locations that do not exist.
+        801 for pools that can be exported to other processes, 1 for locations that do not exist.
     """
     if handle_types:
         raise CudaError(st.NOT_SUPPORTED, "cuMemPoolCreate: a pool with export handles cannot leave the session")
-    if allocation_type == ALLOCATION_MANAGED:
-        raise CudaError(
-            st.NOT_SUPPORTED, "cuMemPoolCreate: managed memory pools are not supported; use device or pinned memory"
-        )
-    if allocation_type != ALLOCATION_PINNED:
+    if allocation_type not in (ALLOCATION_PINNED, ALLOCATION_MANAGED):
         raise CudaError(st.INVALID_VALUE, f"cuMemPoolCreate: allocation type {allocation_type}")
     if location_type == LOCATION_DEVICE:
         if not 0 <= location_id < api.device_count():
             raise CudaError(st.INVALID_DEVICE, f"no device {location_id}")
-    elif location_type not in (LOCATION_HOST, LOCATION_HOST_NUMA, LOCATION_HOST_NUMA_CURRENT):
+    elif location_type == LOCATION_NONE:
+        if allocation_type != ALLOCATION_MANAGED:
+            raise CudaError(st.INVALID_VALUE, "only managed memory has no location")
+    elif location_type not in _HOST_LOCATIONS:
         raise CudaError(st.INVALID_VALUE, f"cuMemPoolCreate: location type {location_type}")
     with _lock:
         return _new(allocation_type, location_type, location_id, max_size).handle
@@ -151,8 +157,6 @@ def default_pool(device: int, *, location_type: int = LOCATION_DEVICE, allocatio
     """Return the default pool of a device (or of another location)."""
     if location_type == LOCATION_DEVICE and not 0 <= device < api.device_count():
         raise CudaError(st.INVALID_DEVICE, f"no device {device}")
-    if allocation_type == ALLOCATION_MANAGED:
-        raise CudaError(st.NOT_SUPPORTED, "managed memory pools are not supported; use device or pinned memory")
     with _lock:
         key = (allocation_type, location_type, device)
         pool = _defaults.get(key)
@@ -175,7 +179,7 @@ def set_current_pool(device: int, handle: int) -> None:
         raise CudaError(st.INVALID_DEVICE, f"no device {device}")
     with _lock:
         pool = _get(handle)
-        if pool.on_host:
+        if pool.on_host or pool.managed:
             raise CudaError(st.INVALID_VALUE, "a host memory pool cannot be a device's current pool")
         _current[device] = pool
 
@@ -230,7 +234,7 @@ def get_access(handle: int, location_type: int, location_id: int) -> int:
     """Return ``CUmemAccess_flags`` (3: read and write)."""
     with _lock:
         pool = _get(handle)
-        own = 3 if location_type == pool.location_type or pool.on_host else 0
+        own = 3 if location_type == pool.location_type or pool.on_host or pool.managed else 0
         return pool.access.get((location_type, location_id), own)
 
 
@@ -251,7 +255,10 @@ def allocate(size: int, handle: int, stream: int) -> int:
         pool = _get(handle)
         if pool.max_size and pool.used + size > pool.max_size:
             raise CudaError(st.OUT_OF_MEMORY, "the memory pool's maximal size is reached")
-    pointer = api.host_alloc(size) if pool.on_host else api.mem_alloc_async(size, stream)
+    if pool.managed:
+        pointer = api.mem_alloc_managed(size, 1)
+    else:
+        pointer = api.host_alloc(size) if pool.on_host else api.mem_alloc_async(size, stream)
     with _lock:
         pool.blocks[pointer] = size
         _owner[pointer] = pool
@@ -277,10 +284,13 @@ def forget(pointer: int) -> Pool | None:
 def free(pointer: int, stream: int) -> None:
     """``cuMemFreeAsync``."""
     pool = _owner.get(pointer)
-    if pool is not None and pool.on_host:
+    if pool is not None and (pool.on_host or pool.managed):
         # Work submitted before may still use it, and host memory has no stream-ordered free.
         api.stream_synchronize(stream)
-        api.host_free(pointer)
+        if pool.managed:
+            api.mem_free(pointer)
+        else:
+            api.host_free(pointer)
     else:
         api.mem_free_async(pointer, stream)
     forget(pointer)

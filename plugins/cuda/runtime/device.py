@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from migproxy_plugins.cuda import status as st
+from migproxy_plugins.cuda.attributes import device_attribute
 from migproxy_plugins.cuda.runtime.calls import check_device, context_call, runtime_call
 from migproxy_plugins.cuda.status import CudaRuntimeStatus
 
@@ -110,7 +111,7 @@ def attribute_or_zero(attribute: int, device: int) -> int:
     """Return a device attribute, 0 where the driver does not know it (as ``cudaGetDeviceProperties`` leaves such
     fields)."""
     try:
-        return api.device_attribute(attribute, device)
+        return device_attribute(attribute, device)
     except CudaError:
         return 0
 
@@ -151,7 +152,7 @@ def device_synchronize() -> None:
 def device_get_attribute(attribute: int, device: int) -> int:
     """``cudaDeviceGetAttribute``."""
     check_device(device)
-    return api.device_attribute(attribute, device)
+    return device_attribute(attribute, device)
 
 
 @runtime_call

@@ -25,6 +25,7 @@ class FakeSession:
         self.calls: list[tuple[Any, ...]] = []
         self.blocks: dict[int, Any] = {}
         self.host: dict[int, Any] = {}
+        self.managed: set[int] = set()
         self.stack: list[int] = [self.CONTEXT]
         self.attributes: dict[int, int] = {1: 1024, 10: 32, 16: 4, 39: 2048, 75: 8, 76: 0}
         self.function_attributes: dict[int, int] = {0: 1024, 1: 16, 8: 0}
@@ -40,6 +41,10 @@ class FakeSession:
         return ctypes.addressof(block)
 
     def free(self, pointer: int, *_: Any) -> None:
+        if pointer in self.managed:
+            self.managed.discard(pointer)
+            self.host_free(pointer)
+            return
         if self.blocks.pop(pointer, None) is None:
             raise CudaError(1)
 
@@ -48,6 +53,11 @@ class FakeSession:
         self.host[ctypes.addressof(block)] = block
         return ctypes.addressof(block)
 
+    def managed_alloc(self, size: int, flags: int) -> int:
+        pointer = self.host_alloc(size)
+        self.managed.add(pointer)
+        return pointer
+
     def host_free(self, pointer: int) -> None:
         del self.host[pointer]
 
@@ -55,7 +65,9 @@ class FakeSession:
         for kind, blocks in ((2, self.blocks), (1, self.host)):
             for base, block in blocks.items():
                 if base <= pointer < base + len(block):
-                    return PointerFacts(kind, 0, pointer, pointer if kind == 1 else 0, base, len(block))
+                    return PointerFacts(
+                        kind, 0, pointer, pointer if kind == 1 else 0, base, len(block), base in self.managed
+                    )
         return PointerFacts(0, 0, 0, 0, 0, 0)
 
     def device_copy(self, destination: int, source: int, size: int, stream: int | None = None) -> None:
@@ -140,6 +152,7 @@ def session(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
         "ensure_context": lambda: None,
         "mem_alloc": fake.allocate,
         "mem_alloc_async": fake.allocate,
+        "mem_alloc_managed": fake.managed_alloc,
         "mem_free": fake.free,
         "mem_free_async": fake.free,
         "host_alloc": fake.host_alloc,

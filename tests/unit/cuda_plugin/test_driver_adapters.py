@@ -99,6 +99,34 @@ def test_mapped_host_memory_is_a_device_address(session: FakeSession) -> None:
     assert call("cuMemsetD32", host + 1, 5, 1) == 1
 
 
+def test_advice_on_managed_memory_is_remembered(session: FakeSession) -> None:
+    out, small = Out(), Out(ctypes.c_int)
+    assert call("cuMemAllocManaged", out.at, 64, 1) == 0
+    managed = out.value
+    assert call("cuPointerGetAttribute", small.at, 8, managed) == 0
+    assert small.value == 1
+    assert call("cuMemRangeGetAttribute", small.at, 4, 2, managed, 64) == 0
+    assert small.value == -2
+    assert call("cuMemAdvise", managed, 64, 3, 0) == 0
+    assert call("cuMemAdvise", managed, 64, 1, struct.pack("<ii", 1, 0)) == 0
+    assert call("cuMemPrefetchAsync", managed, 64, struct.pack("<ii", 2, 0), 0, 0) == 0
+    found = []
+    for attribute in (1, 2, 4):
+        assert call("cuMemRangeGetAttribute", small.at, 4, attribute, managed, 64) == 0
+        found.append(small.value)
+    assert found == [1, 0, -1]
+    assert call("cuMemAdvise", session.allocate(8), 8, 1, 0) == 1
+    assert call("cuMemFree", managed) == 0
+
+
+def test_what_is_refused_is_not_advertised(session: FakeSession) -> None:
+    small = Out(ctypes.c_int)
+    session.attributes |= {102: 1, 120: 1, 115: 0}
+    for attribute, value in ((102, 0), (120, 0), (115, 1)):
+        assert call("cuDeviceGetAttribute", small.at, attribute, 0) == 0
+        assert small.value == value
+
+
 def test_rows_and_slices(session: FakeSession) -> None:
     source = bytes(range(60))
     device, back = session.allocate(256), Bytes(bytes(24))

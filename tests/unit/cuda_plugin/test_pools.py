@@ -59,3 +59,13 @@ def test_default_and_current(session: FakeSession) -> None:
     assert status(pools.set_attribute, default, pools.RESERVED_CURRENT, 1) == 1
     assert pools.get_access(default, pools.LOCATION_DEVICE, 0) == 3
     assert status(pools.set_access, default, pools.LOCATION_DEVICE, 0, 0) == 101
+
+
+def test_managed_pools(session: FakeSession) -> None:
+    pool = pools.create(pools.ALLOCATION_MANAGED, pools.LOCATION_NONE)
+    pointer = pools.allocate(64, pool, 0)
+    assert pointer in session.managed
+    assert status(pools.set_current_pool, 0, pool) == 1
+    pools.free(pointer, 0)
+    assert pointer not in session.host
+    assert status(pools.create, pools.ALLOCATION_PINNED, pools.LOCATION_NONE) == 1
