@@ -6,11 +6,12 @@ memory in the text. The lowering modules only see `get`, `put` and `op`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from migproxy.softgpu.ptx import cfg, types
-from migproxy.softgpu.ptx.ast import Addr, FImm, Function, Imm, Instr, Not, Operand, Pair, Reg, Special, Sym, Vec
+from migproxy.softgpu.ptx.ast import FImm, Function, Imm, Instr, Not, Operand, Pair, Reg, Special, Sym, Vec
 from migproxy.softgpu.ptx.layout import CONTEXT
 
 if TYPE_CHECKING:
@@ -44,8 +45,11 @@ def ll_width(ty: str) -> int:
     return int(_BITS.get(ty, ty)[1:])
 
 
-class Emitter:
-    """State while one function is written."""
+class Emitter(ABC):
+    """State while one function is written; `FunctionGen` completes it with what depends on the function's shape."""
+
+    #: whether threads can be suspended in this function
+    suspending: bool
 
     def __init__(self, gen: ModuleGen, function: Function, graph: cfg.Graph) -> None:
         self.gen = gen
@@ -292,6 +296,46 @@ class Emitter:
     def symbol(self, sym: Sym) -> str:
         """The address of a variable or function as an i64, in its own state space."""
         return self.gen.symbol_address(self, sym)
+
+    @abstractmethod
+    def thread_index(self, axis: str) -> str:
+        """%tid along an axis."""
+
+    @abstractmethod
+    def thread_number(self) -> str:
+        """The thread's linear number in its block."""
+
+    @abstractmethod
+    def shared_base(self) -> str:
+        """The block's shared memory."""
+
+    @abstractmethod
+    def local_test(self, address: str) -> str:
+        """Whether a generic address lies in the thread's local memory."""
+
+    @abstractmethod
+    def param_slot(self, name: str) -> str:
+        """The memory of a parameter: the function's own, or one declared for a call."""
+
+    @abstractmethod
+    def is_param_variable(self, name: str) -> bool:
+        """Whether a name is a parameter variable in memory."""
+
+    @abstractmethod
+    def temporary(self, size: int) -> str:
+        """A scratch slot for a call argument."""
+
+    @abstractmethod
+    def constant_value(self, operand: Operand) -> int:
+        """An operand that must be an integer constant."""
+
+    @abstractmethod
+    def is_predicate(self, operand: Operand) -> bool:
+        """Whether an operand is a predicate register."""
+
+    @abstractmethod
+    def fault(self, status: int, *details: str) -> None:
+        """End the launch with a status."""
 
     def space_pointer(self, operand: Operand, space: str) -> str:
         """An address operand as an LLVM pointer."""

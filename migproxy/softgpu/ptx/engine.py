@@ -129,7 +129,8 @@ class Kernel:
         chunk = max(1, min(blocks // (wanted * 8), 1024)) if wanted > 1 else blocks
         _PACK.pack_into(
             record, base - ctypes.addressof(record), 0, blocks, chunk, 0, 0, code.entry, params,
-            self._module.table_address, *grid, *block, threads, dynamic_shared, self.static_shared, 0, self.local_bytes, 0,
+            self._module.table_address, *grid, *block, threads, dynamic_shared, self.static_shared, 0,
+            self.local_bytes, 0,
         )  # fmt: skip
         shared = self.static_shared + dynamic_shared
         run = native.runtime().run
@@ -338,9 +339,7 @@ def _placed(ast: Module) -> list[Variable]:
     return out
 
 
-def load_modules(
-    images: Sequence[bytes], *, place_global: PlaceGlobal, resolve: Resolve | None = None
-) -> LoadedModule:
+def load_modules(images: Sequence[bytes], *, place_global: PlaceGlobal, resolve: Resolve | None = None) -> LoadedModule:
     """Load several PTX texts linked into one module.
 
     Parameters

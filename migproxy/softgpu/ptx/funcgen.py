@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from migproxy.softgpu.ptx import cfg, remat, types
-from migproxy.softgpu.ptx.ast import Addr, Function, Imm, Instr, Operand, Reg, Sym, Variable
+from migproxy.softgpu.ptx.ast import Function, Imm, Instr, Operand, Reg, Variable
 from migproxy.softgpu.ptx.emitter import HANDLERS, Emitter
 from migproxy.softgpu.ptx.layout import CONTEXT, PADDED
 from migproxy.softgpu.ptx.pointers import address_registers
@@ -413,4 +413,3 @@ class FunctionGen(Emitter):
         """End the launch with a status."""
         numbers = [f"i64 {detail}" for detail in details]
         self.call("void", "migproxy_rt_fault", "ptr %tc", f"i32 {status}", f"i32 {self.thread_number()}", *numbers)
-

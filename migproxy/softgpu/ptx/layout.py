@@ -62,7 +62,7 @@ CONTEXT = Record(
     threads="i32", dynamic="i32", static="i32", thread="i32", worker="i32", local_bytes="i64",
     exited="i32", unused="i32",
     # arrays of the scheduler, one item a thread
-    resume="ptr", returned="ptr", state="ptr", kind="ptr", mask="ptr", value="ptr", aux="ptr", result="ptr", group="ptr",
-    tidx="ptr", tidy="ptr", tidz="ptr",
+    resume="ptr", returned="ptr", state="ptr", kind="ptr", mask="ptr", value="ptr", aux="ptr", result="ptr",
+    group="ptr", tidx="ptr", tidy="ptr", tidz="ptr",
     pending="64",
 )  # fmt: skip

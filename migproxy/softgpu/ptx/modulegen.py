@@ -243,8 +243,11 @@ class ModuleGen:
         parts.append(self._step_kernel(main) if step else self._loop_kernel())
         lines = [*parts, *self.helpers.values(), *self.declared.values()]
         text = "\n".join(lines)
-        return _once(text) + "\nattributes #0 = { nounwind null_pointer_is_valid }\n" + _METADATA + "".join(
-            f"!{number} = !{{i32 0, i32 {limit}}}\n" for limit, number in self.ranges.items()
+        return (
+            _once(text)
+            + "\nattributes #0 = { nounwind null_pointer_is_valid }\n"
+            + _METADATA
+            + "".join(f"!{number} = !{{i32 0, i32 {limit}}}\n" for limit, number in self.ranges.items())
         )
 
     def _device_function(self, name: str) -> str:
@@ -340,8 +343,8 @@ class ModuleGen:
             f"  %v = load i32, ptr %ip{mine}", "  %vx = xor i32 %v, %first",
             "  %diff1 = or i32 %diff, %vx", "  %i1 = add nuw nsw i32 %i, 1", "  %more = icmp ult i32 %i1, %n0",
             "  br i1 %more, label %cmp, label %done",
-            "done:", "  %same = icmp eq i32 %diff1, 0", "  %out = select i1 %same, i32 %first, i32 -1", "  ret i32 %out",
-            "}", "",
+            "done:", "  %same = icmp eq i32 %diff1, 0", "  %out = select i1 %same, i32 %first, i32 -1",
+            "  ret i32 %out", "}", "",
         ]  # fmt: skip
         return "\n".join(lines)
 

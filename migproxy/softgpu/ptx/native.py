@@ -58,7 +58,8 @@ def compile_text(text: str, *, level: int = 2) -> bytes:
     options = llvm.create_pipeline_tuning_options(speed_level=level)
     options.loop_vectorization = level > 1
     options.slp_vectorization = False  # seconds on large kernels, and little to find in the code of one thread
-    options.loop_unrolling = False; options.loop_interleaving = False
+    options.loop_unrolling = False  # the loops are over threads: there is nothing to gain
+    options.loop_interleaving = False
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
     code: bytes = machine.emit_object(module)

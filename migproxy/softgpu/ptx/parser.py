@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import struct
 
@@ -545,7 +544,7 @@ class Parser:
             raise self.fail("call without a function", self.at - 1)
         instr.callee = parts.pop(0)  # type: ignore[assignment]
         if parts and isinstance(parts[0], tuple):
-            instr.args = parts.pop(0)  # type: ignore[assignment]
+            instr.args = parts.pop(0)
         if parts and isinstance(parts[0], Sym):
             instr.proto = parts[0].name
 
@@ -594,11 +593,7 @@ class Parser:
 
     def _address(self) -> Addr:
         token = self.next()
-        base: Operand
-        if token[:1].isdigit():
-            base = Imm(_int(token))
-        else:
-            base = self._name(token)
+        base: Operand = Imm(_int(token)) if token[:1].isdigit() else self._name(token)
         offset = 0
         while self.peek() in ("+", "-"):
             sign = 1 if self.next() == "+" else -1
@@ -689,7 +684,7 @@ def _number(token: str) -> Imm | FImm:
 def _to_float(operand: FImm) -> float:
     data = operand.bits.to_bytes(operand.width // 8, "little")
     value: float = struct.unpack("<f" if operand.width == 32 else "<d", data)[0]
-    return value if not math.isnan(value) else value
+    return value
 
 
 def parse(source: str) -> Module:

@@ -6,8 +6,35 @@ from migproxy.softgpu.ptx import cfg
 from migproxy.softgpu.ptx.ast import Addr, Function, Instr, Operand, Special, Sym, Vec
 
 _PURE = frozenset(
-    "mov cvta add sub mul mad and or xor not shl shr cvt neg abs min max selp setp ld bfe bfi shf lop3 mul24 mad24 "
-    "prmt".split()
+    [
+        "mov",
+        "cvta",
+        "add",
+        "sub",
+        "mul",
+        "mad",
+        "and",
+        "or",
+        "xor",
+        "not",
+        "shl",
+        "shr",
+        "cvt",
+        "neg",
+        "abs",
+        "min",
+        "max",
+        "selp",
+        "setp",
+        "ld",
+        "bfe",
+        "bfi",
+        "shf",
+        "lop3",
+        "mul24",
+        "mad24",
+        "prmt",
+    ]
 )
 _CHANGING = ("%clock", "%globaltimer", "%smid", "%pm")
 #: instructions to compute a register again at most; loading it from the frame costs about as much

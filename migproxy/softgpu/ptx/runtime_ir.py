@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-
 from migproxy.softgpu.ptx.irkit import Fn
 from migproxy.softgpu.ptx.layout import CONTEXT as C
 from migproxy.softgpu.ptx.layout import LAUNCH as L

@@ -1,8 +1,10 @@
 """The scheduler of one block's threads, in LLVM IR.
 
-Threads run one after another, each to its next suspend point. Within a warp, an operation of a group of lanes (the
-lanes of its mask that have not exited) is resolved when all of them wait at an operation of the same kind with the same mask. When no
-lane of any warp can go on, barriers are resolved; when none can be, the threads wait for each other for ever: a fault.
+As long as all threads of the block are at the same suspend point, regions take all of them to the next. Otherwise
+threads run one after another, each to its next suspend point. Within a warp, an operation of a group of lanes (the
+lanes of its mask that have not exited) is resolved when all of them wait at an operation of the same kind with the same
+mask. When no lane of any warp can go on, barriers are resolved; when none can be, the threads wait for each other for
+ever: a fault.
 """
 
 from __future__ import annotations
@@ -294,7 +296,7 @@ def _prepare() -> str:
 
 
 def _warp() -> str:
-    """``i32 warp(ptr tc, ptr step, ptr points, i32 base)``: run a warp until all its lanes wait at barriers or have exited.
+    """``i32 warp(ptr tc, ptr step, ptr points, i32 base)``: run a warp until its lanes wait at barriers or have exited.
 
     Returns 1 when a lane yielded (it can go on, but other warps should have a turn first).
     """
@@ -336,9 +338,7 @@ def _warp() -> str:
         released.set(f.op(f"call i32 @{P}groups(ptr %tc, i32 %base, i32 {live.get()}, i32 {waiting.get()}, i32 0)"))
         quiet = f.op(f"icmp eq i32 {f.op(f'or i32 {released.get()}, {yields.get()}')}, 0")
         with f.when(quiet):
-            released.set(
-                f.op(f"call i32 @{P}groups(ptr %tc, i32 %base, i32 {live.get()}, i32 {waiting.get()}, i32 1)")
-            )
+            released.set(f.op(f"call i32 @{P}groups(ptr %tc, i32 %base, i32 {live.get()}, i32 {waiting.get()}, i32 1)"))
         with f.when(f.op(f"icmp eq i32 {released.get()}, 0")):
             f.jump(leave)
     f.ret(f"i32 {yields.get()}")

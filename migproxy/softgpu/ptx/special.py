@@ -11,7 +11,7 @@ NAMES: frozenset[str] = frozenset(
     + """%laneid %warpid %nwarpid %smid %nsmid %gridid %is_explicit_cluster %cluster_ctarank %cluster_nctarank
     %lanemask_eq %lanemask_le %lanemask_lt %lanemask_ge %lanemask_gt %clock %clock_hi %clock64 %globaltimer
     %globaltimer_lo %globaltimer_hi %total_smem_size %aggr_smem_size %dynamic_smem_size %reserved_smem_offset_begin
-    %reserved_smem_offset_end %reserved_smem_offset_cap %current_graph_exec""".split()
+    %reserved_smem_offset_end %reserved_smem_offset_cap %current_graph_exec""".split()  # noqa: SIM905
     + [f"%pm{n}" for n in range(8)]
     + [f"%pm{n}_64" for n in range(8)]
     + [f"%envreg{n}" for n in range(32)]

@@ -59,19 +59,59 @@ _NOT: list[tuple[str, str, Status, str]] = [
     ("clusterlaunchcontrol tensormap st.bulk", "cluster and multi-device", Status.OUT, "sm_90a and sm_100 only"),
 ]  # fmt: skip
 
+_NOTES = {
+    "cp": "cp.async with its groups; cp.async.bulk and cp.reduce are refused",
+    "add": "without .f32x2 (sm_100)", "mul": "without .f32x2 (sm_100)", "fma": "without .f32x2 (sm_100)",
+    "cvt": "without the 8-, 6- and 4-bit tensor-core formats",
+    "shfl": "with .sync", "vote": "with .sync", "match": "with .sync", "redux": "integer forms",
+    "bar": "sync, red, arrive, warp.sync", "barrier": "sync, red, arrive; barrier.cluster is refused",
+    "alloca": "not in kernels with barriers or warp operations",
+    "call": "indirect calls with a prototype; no barrier inside a function called by pointer or recursively",
+    "brkpt": "does nothing: there is no debugger", "pmevent": "does nothing", "griddepcontrol": "does nothing",
+    "prefetch": "does nothing", "prefetchu": "does nothing", "discard": "does nothing",
+    "applypriority": "does nothing", "createpolicy": "an opaque value that nothing reads",
+    "fence": "full fences; proxy fences of asynchronous copies are no different",
+    "isspacep": "constant memory counts as global",
+} | {f"v{op}{n}": "no lane masks and selectors" for op in ("add", "sub", "avrg", "absdiff", "min", "max", "set")
+     for n in (2, 4)}  # fmt: skip
+
 TABLE: dict[str, Entry] = {
-    name: Entry(name, group) for group, names in _DONE.items() for name in names.split()
+    name: Entry(name, group, note=_NOTES.get(name, "")) for group, names in _DONE.items() for name in names.split()
 } | {name: Entry(name, group, status, note) for names, group, status, note in _NOT for name in names.split()}
 
 #: instructions whose first operand is not a result
 NO_DEST = frozenset(
-    "st red bra brx call ret exit bar barrier membar fence prefetch prefetchu discard applypriority trap brkpt "
-    "pmevent nanosleep cp nop griddepcontrol stackrestore".split()
+    [
+        "st",
+        "red",
+        "bra",
+        "brx",
+        "call",
+        "ret",
+        "exit",
+        "bar",
+        "barrier",
+        "membar",
+        "fence",
+        "prefetch",
+        "prefetchu",
+        "discard",
+        "applypriority",
+        "trap",
+        "brkpt",
+        "pmevent",
+        "nanosleep",
+        "cp",
+        "nop",
+        "griddepcontrol",
+        "stackrestore",
+    ]
 )
 
-_SUSPENDING = frozenset("bar barrier shfl vote match redux activemask elect".split())
+#: instructions at which a thread may have to wait for others
+SUSPENDING = frozenset("bar barrier shfl vote match redux activemask elect".split())  # noqa: SIM905
 
 
 def suspends(instr: Instr) -> bool:
     """Whether a thread may have to wait for other threads at this instruction."""
-    return instr.name in _SUSPENDING and not (instr.name in ("bar", "barrier") and "arrive" in instr.mods)
+    return instr.name in SUSPENDING and not (instr.name in ("bar", "barrier") and "arrive" in instr.mods)

@@ -17,7 +17,10 @@ extern "C" __global__ void grid3(int* o) {
 // a barrier inside a function that is not inlined, called twice
 __device__ __noinline__ float block_sum(float v, float* s) {
   s[threadIdx.x] = v; __syncthreads();
-  for (int k = blockDim.x / 2; k; k /= 2) { if (threadIdx.x < k) s[threadIdx.x] += s[threadIdx.x + k]; __syncthreads(); }
+  for (int k = blockDim.x / 2; k; k /= 2) {
+    if (threadIdx.x < k) s[threadIdx.x] += s[threadIdx.x + k];
+    __syncthreads();
+  }
   float r = s[0]; __syncthreads(); return r;
 }
 extern "C" __global__ void reduce(const float* a, float* o, int n) {
@@ -84,7 +87,10 @@ extern "C" __global__ void asserts(int* a) { assert(a[threadIdx.x] < 5 && "small
 extern "C" __global__ void traps(int* a) { if (a[0] == 3) __trap(); }
 extern "C" __global__ void writes(int* a, long long at) { a[at + threadIdx.x] = 1; }
 extern "C" __global__ void misaligned(char* a) { *(int4*)(a + 4) = make_int4(1, 2, 3, 4); }
-extern "C" __global__ void stuck(int* a) { if (threadIdx.x < 7) __syncthreads(); else asm volatile("bar.sync 1;"); a[0] = 1; }
+extern "C" __global__ void stuck(int* a) {
+  if (threadIdx.x < 7) __syncthreads(); else asm volatile("bar.sync 1;");
+  a[0] = 1;
+}
 extern "C" __global__ void prints(int n) {
   if (threadIdx.x == 1) printf("%d %s %5.2f|%-4u|%c %lld %%\n", n, "text", 2.5, 7u, 'x', 1ll << 40);
 }
@@ -95,10 +101,12 @@ WARPS = r"""
 namespace cg = cooperative_groups;
 extern "C" __global__ void warps(const int* a, int* o) {
   int t = threadIdx.x; int v = a[t]; int r = 0; int p;
-  o[t] = __shfl_xor_sync(~0u, v, 5); o[t + 64] = __shfl_up_sync(~0u, v, 3, 16); o[t + 128] = __shfl_sync(~0u, v, t * 7, 8);
+  o[t] = __shfl_xor_sync(~0u, v, 5); o[t + 64] = __shfl_up_sync(~0u, v, 3, 16);
+  o[t + 128] = __shfl_sync(~0u, v, t * 7, 8);
   o[t + 192] = __ballot_sync(~0u, v & 1); o[t + 256] = __any_sync(~0u, v > 90); o[t + 320] = __all_sync(~0u, v >= 0);
   o[t + 384] = __match_any_sync(~0u, v % 5); o[t + 448] = __match_all_sync(~0u, t / 32, &p) + p;
-  o[t + 512] = __reduce_add_sync(~0u, v); o[t + 576] = __reduce_max_sync(~0u, v); o[t + 640] = __shfl_down_sync(~0u, v, 4);
+  o[t + 512] = __reduce_add_sync(~0u, v); o[t + 576] = __reduce_max_sync(~0u, v);
+  o[t + 640] = __shfl_down_sync(~0u, v, 4);
   if (t & 1) { r = __activemask(); r += __popc(__ballot_sync(0xaaaaaaaa, v > 50)); } __syncwarp();
   o[t + 704] = r; o[t + 768] = __syncthreads_count(v > 50);
   o[t + 832] = __syncthreads_and(v >= 0) + 2 * __syncthreads_or(v > 1000);
@@ -107,7 +115,9 @@ extern "C" __global__ void groups(const int* a, int* o) {
   auto b = cg::this_thread_block(); auto w = cg::tiled_partition<8>(b); int v = a[threadIdx.x];
   for (int i = w.size() / 2; i > 0; i /= 2) v += w.shfl_down(v, i);
   o[threadIdx.x] = w.shfl(v, 0) + w.meta_group_rank() * 1000; b.sync();
-  if (threadIdx.x % 3 == 0) { auto c = cg::coalesced_threads(); o[64 + threadIdx.x] = c.size() * 100 + c.thread_rank(); }
+  if (threadIdx.x % 3 == 0) {
+    auto c = cg::coalesced_threads(); o[64 + threadIdx.x] = c.size() * 100 + c.thread_rank();
+  }
 }
 // lanes that loop different numbers of times, a barrier that some warps pass late, threads that leave early
 extern "C" __global__ void divergent(int* o) {

@@ -132,7 +132,9 @@ def test_addresses_are_never_constants() -> None:
 
 
 def test_linking() -> None:
-    one = kit.HEAD + """
+    one = (
+        kit.HEAD
+        + """
 .extern .func (.param .b32 r) outside (.param .b32 x);
 .extern .global .align 4 .u32 shared_value;
 .visible .entry k(.param .u64 p) {
@@ -141,11 +143,15 @@ def test_linking() -> None:
  { .param .b32 q; st.param.b32 [q], %r0; .param .b32 z; call.uni (z), outside, (q); ld.param.b32 %r1, [z]; }
  ld.global.u32 %r2, [shared_value]; add.u32 %r1, %r1, %r2; st.global.u32 [%a1], %r1; ret; }
 """
-    two = kit.HEAD + """
+    )
+    two = (
+        kit.HEAD
+        + """
 .visible .global .align 4 .u32 shared_value = 1000;
 .visible .func (.param .b32 r) outside (.param .b32 x) {
  .reg .b32 %r<2>; ld.param.b32 %r0, [x]; mul.lo.u32 %r1, %r0, %r0; st.param.b32 [r], %r1; ret; }
 """
+    )
     out = np.zeros(8, np.uint32)
     kit.launch(kit.load(one, two).kernels["k"], 1, 8, out)
     assert (out == np.arange(8) ** 2 + 1000).all()

@@ -51,10 +51,10 @@ BINARY: dict[str, Callable[..., Any]] = {
     "div.rn": lambda a, b: a / b,
     "min": lambda a, b: np.where(
         np.isnan(a), b, np.where(np.isnan(b), a, np.where(a == b, np.where(np.signbit(a), a, b), np.fmin(a, b)))
-    ),  # noqa: E501
+    ),
     "max": lambda a, b: np.where(
         np.isnan(a), b, np.where(np.isnan(b), a, np.where(a == b, np.where(np.signbit(a), b, a), np.fmax(a, b)))
-    ),  # noqa: E501
+    ),
     "max.NaN": np.maximum,
     "copysign": lambda a, b: np.copysign(b, a),
 }

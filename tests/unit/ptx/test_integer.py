@@ -177,6 +177,24 @@ case("mov.b64 {{%w0, %w1}}, {0}; mov.b64 {d}, {{%w1, %w0}}", 64, (64,), lambda a
 case("@!%q7 bra X; X: setp.lt.u32 %q0, {0}, 100; mov.u32 {d}, 7; @%q0 add.u32 {d}, {0}, 1", 32, (32,),
      lambda a: a + 1 if a < 100 else 7)  # fmt: skip
 
+
+def simd(op: Callable[[int, int], int], a: int, b: int, bits: int, *, signed: bool) -> int:
+    pairs = zip(lanes(a, bits, 32 // bits, signed=signed), lanes(b, bits, 32 // bits, signed=signed), strict=True)
+    return sum((op(x, y) & (1 << bits) - 1) << bits * i for i, (x, y) in enumerate(pairs))
+
+
+case("vabsdiff4.u32.u32.u32 {d}, {0}, {1}, {2}", 32, (32,) * 3,
+     lambda a, b, c: simd(lambda x, y: abs(x - y), a, b, 8, signed=False))  # fmt: skip
+case("vabsdiff4.u32.u32.u32.add {d}, {0}, {1}, {2}", 32, (32,) * 3,
+     lambda a, b, c: c + sum(abs(x - y) for x, y in zip(lanes(a, 8, 4, signed=False), lanes(b, 8, 4, signed=False),
+                                                       strict=True)))  # fmt: skip
+case("vadd2.s32.s32.s32.sat {d}, {0}, {1}, {2}", 32, (32,) * 3,
+     lambda a, b, c: simd(lambda x, y: clamp(x + y, 16), a, b, 16, signed=True))  # fmt: skip
+case("vset4.u32.u32.u32.lt {d}, {0}, {1}, {2}", 32, (32,) * 3,
+     lambda a, b, c: simd(lambda x, y: int(x < y), a, b, 8, signed=False))  # fmt: skip
+case("max.s16x2 {d}, {0}, {1}", 32, (32, 32), lambda a, b: simd(max, a, b, 16, signed=True))
+case("add.u16x2 {d}, {0}, {1}", 32, (32, 32), lambda a, b: simd(lambda x, y: x + y, a, b, 16, signed=False))
+
 DTYPE = {16: np.uint16, 32: np.uint32, 64: np.uint64}
 
 

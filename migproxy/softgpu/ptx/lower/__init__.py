@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-_FAMILIES = ("atomics", "bits", "compare", "control", "convert", "floating", "half", "integer", "memory")
+_FAMILIES = ("atomics", "bits", "compare", "control", "convert", "floating", "half", "integer", "memory", "video")
 
 
 def load_all() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from migproxy.softgpu.ptx import types
 from migproxy.softgpu.ptx.ast import Imm, Instr, Operand
 from migproxy.softgpu.ptx.emitter import Emitter, lowers
@@ -70,7 +72,7 @@ def funnel(e: Emitter, i: Instr) -> None:
     e.put(i.ops[0], "b32", value)
 
 
-_TWO_INPUT = {
+_TWO_INPUT: dict[int, Callable[[Emitter, str, str], str]] = {
     0: lambda e, a, b: "0",
     15: lambda e, a, b: "-1",
     8: lambda e, a, b: e.op(f"and i32 {a}, {b}"),
@@ -127,10 +129,8 @@ def count(e: Emitter, i: Instr) -> None:
     check_mods(e, i)
     ty = types.llvm(kind)
     a = e.get(i.ops[1], kind)
-    if i.name == "popc":
-        value = intrinsic(e, "ctpop", ty, a)
-    else:
-        value = e.call(ty, f"llvm.ctlz.{ty}", f"{ty} {a}", "i1 false")
+    name, more = ("ctpop", []) if i.name == "popc" else ("ctlz", ["i1 false"])
+    value = e.call(ty, f"llvm.{name}.{ty}", f"{ty} {a}", *more)
     e.put(i.ops[0], "u32", e.coerce(value, ty, "i32"))
 
 

@@ -50,11 +50,10 @@ def _binary(e: Emitter, i: Instr, kind: str) -> None:
     ty = types.llvm(kind)
     a, b = inputs(e, i, kind, 2)
     mode = rounding(i)
-    if mode == "rn":
-        value = e.op(f"{_LL[i.name]} {ty} {a}, {b}")
-    else:
-        value = helpers.rounded(e, i.name, mode, ty, [a, b])
-    finish(e, i, kind, value)
+    nearest = mode == "rn"
+    finish(
+        e, i, kind, e.op(f"{_LL[i.name]} {ty} {a}, {b}") if nearest else helpers.rounded(e, i.name, mode, ty, [a, b])
+    )
 
 
 @lowers("fma")

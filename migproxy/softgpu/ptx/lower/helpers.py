@@ -66,7 +66,7 @@ declare void @llvm.x86.sse.ldmxcsr(ptr)
 
 
 def _odd(_: str) -> str:
-    """double to float, rounding to odd: an inexact result gets an odd significand, so that a second rounding is right."""
+    """double to float, rounding to odd: an inexact result gets an odd significand, so a second rounding is right."""
     return """
 define internal float @mgp_odd(double %d) alwaysinline {
   %f = fptrunc double %d to float

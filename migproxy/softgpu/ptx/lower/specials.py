@@ -21,9 +21,16 @@ _ZERO = {
 _64BIT = {"%gridid", "%current_graph_exec"}
 
 
-def linear_thread(e: Emitter) -> str:
-    """The thread's number in its block."""
-    return e.thread_number()
+_COMPUTED = {
+    "%tid.x", "%tid.y", "%tid.z", "%laneid", "%warpid", "%nwarpid", "%nsmid", "%clock", "%clock_hi", "%clock64",
+    "%globaltimer", "%globaltimer_lo", "%globaltimer_hi", "%total_smem_size", "%aggr_smem_size", "%lanemask_eq",
+    "%lanemask_lt", "%lanemask_le", "%lanemask_gt", "%lanemask_ge",
+}  # fmt: skip
+
+
+def known(name: str) -> bool:
+    """Whether a special register can be read; others are refused by name."""
+    return name in _COMPUTED or name in _FIELDS or name in _ONE or name in _ZERO
 
 
 def read(e: Emitter, name: str) -> tuple[str, str]:
