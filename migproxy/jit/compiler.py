@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-import importlib.metadata
+import importlib.util
 import os
 import stat
 import sys
@@ -138,8 +138,10 @@ def _is_private(facts: os.stat_result) -> bool:
 @cache
 def _source_digest() -> bytes:
     """A digest of everything that decides what the machine code is, other than the functions' own files."""
-    version = importlib.metadata.version("llvmlite")
-    digest = hashlib.sha256(f"{sys.version} {version} {os.uname().machine}".encode())
+    digest = hashlib.sha256(f"{sys.version} {os.uname().machine}".encode())
+    llvmlite = importlib.util.find_spec("llvmlite")  # not imported: that is what the cache is to save
+    for place in llvmlite.submodule_search_locations or () if llvmlite is not None else ():
+        digest.update((Path(place) / "_version.py").read_bytes())
     package = Path(__file__).parent.parent
     for folder in _SOURCES:
         for path in sorted((package / folder).glob("*.py")):
