@@ -38,7 +38,6 @@ class Op(IntEnum):
     MODULE_UNLOAD = 21
     MODULE_FUNCTION = 22
     MODULE_GLOBAL = 23
-    FUNCTION_ATTRIBUTE = 24
     FUNCTION_SET_ATTRIBUTE = 25
     LIBRARY_LOAD = 26
     LIBRARY_UNLOAD = 27
@@ -49,14 +48,9 @@ class Op(IntEnum):
     LIBRARY_CALL = 32
     FETCH_REPLY = 33
     STATISTICS = 34
-    ADD_SEGMENT = 35
     HOST_CALLBACK = 36
     CLOSE = 37
     FREE_MARK = 38
-    LAUNCH_EX = 39
-    MEMSET_2D = 40
-    COPY_2D = 41
-    OCCUPANCY = 42
     CAPTURE_BEGIN = 43
     CAPTURE_END = 44
     GRAPH_LAUNCH = 45
@@ -111,7 +105,6 @@ OPERATIONS: dict[Op, OpFacts] = {
     Op.MODULE_UNLOAD: _facts(waits=True),
     Op.MODULE_FUNCTION: _facts(waits=True),
     Op.MODULE_GLOBAL: _facts(waits=True),
-    Op.FUNCTION_ATTRIBUTE: _facts(waits=True),
     Op.FUNCTION_SET_ATTRIBUTE: _facts(waits=True),
     Op.LIBRARY_LOAD: _facts(waits=True),
     Op.LIBRARY_UNLOAD: _facts(waits=True),
@@ -122,14 +115,9 @@ OPERATIONS: dict[Op, OpFacts] = {
     Op.LIBRARY_CALL: _facts(lease=True),
     Op.FETCH_REPLY: _facts(waits=True),
     Op.STATISTICS: _facts(waits=True),
-    Op.ADD_SEGMENT: _facts(waits=True),
     Op.HOST_CALLBACK: _facts(),
     Op.CLOSE: _facts(waits=True),
     Op.FREE_MARK: _facts(),
-    Op.LAUNCH_EX: _facts(lease=True),
-    Op.MEMSET_2D: _facts(lease=True),
-    Op.COPY_2D: _facts(),
-    Op.OCCUPANCY: _facts(waits=True),
     Op.CAPTURE_BEGIN: _facts(waits=True),
     Op.CAPTURE_END: _facts(waits=True),
     Op.GRAPH_LAUNCH: _facts(lease=True),

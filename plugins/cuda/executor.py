@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from migproxy_plugins.cuda import memory_unsafe as raw
 from migproxy_plugins.cuda.rules import KINDS, RULES, VERSION_WITHOUT_EDGE_DATA, WITHOUT_EDGE_DATA
 
 from migproxy.errors import CudaError, ProtocolError
@@ -157,7 +158,7 @@ class _Call:
     def _given_array(self, kind: int, address: int) -> list[int]:
         """Return the objects of an array that the driver lent; the count is the output after it."""
         count = self._buffers[-1].value if address else 0
-        reals = (ctypes.c_uint64 * count).from_address(address) if count else ()
+        reals = raw.get_u64_array(address, count) if count else ()
         return [self._handle(kind, real, known=True) for real in reals]
 
     def _handle(self, kind: int, real: int, *, known: bool) -> int:

@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "broker": {"abi", "errors", "sizes", "versions", "arena", "scheduler", "device", "__version__"},
     # what people start
     "calling": {"cli.wake_path", "errors", "session", "sizes"},
-    "cli": {"abi", "errors", "sizes", "versions", "arena", "session", "device", "broker", "startup", "__version__"},
+    "cli": {"abi", "errors", "sizes", "versions", "arena", "session", "device", "broker", "scheduler", "startup", "__version__"},
     "testing": {"abi", "errors", "sizes", "session", "cli", "calling"},
     "__init__": {"calling", "host_memory", "interpose"},
     "__main__": {"cli"},
