@@ -140,7 +140,8 @@ class SessionSpec(Message, frozen=True):
 
     `kernel_seconds` is how long work may be on its way without progress until it counts as hung; 0: for ever. With
     `lease_place` ≥ 0 one more descriptor follows, that of the slice's lease page (`migproxy.abi.lease`); with
-    `account_place` ≥ 0 another one, the function's quota account (`migproxy.arena.account`).
+    `account_place` ≥ 0 another one, the function's quota account (`migproxy.arena.account`); with `stdio` two more, the
+    function's stdout and stderr.
     """
 
     protocol: int
@@ -156,6 +157,7 @@ class SessionSpec(Message, frozen=True):
     lease_place: int = -1
     kernel_seconds: float = 0.0
     account_place: int = -1
+    stdio: bool = False
 
 
 class Ready(Message, frozen=True):

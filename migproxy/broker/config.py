@@ -100,6 +100,8 @@ class BrokerConfig:
         Executors kept ready for each slice, started before a function asks for one.
     metrics_port : int
         Port on 127.0.0.1 for Prometheus; 0: none.
+    executor_uid : int
+        Run executors as this uid and gid, if the broker is root; 0: as the broker's own.
     cache_dir : str
         Where executors keep compiled kernels; empty: nowhere.
     log_file : str
@@ -125,6 +127,7 @@ class BrokerConfig:
     unisolated_slices: Mapping[str, Unisolated] = field(default_factory=dict)
     warm: int = 0
     metrics_port: int = 0
+    executor_uid: int = 0
     cache_dir: str = ""
     log_file: str = ""
     limits: Limits = field(default_factory=Limits)

@@ -151,6 +151,7 @@ _KEYS: dict[str, Callable[[str, Any], Any]] = {
     "cache_dir": _text,
     "log_file": _text,
     "warm": _count,
+    "executor_uid": _count,
     "metrics_port": _count,
     "limits": _limits,
     "slices": _slices,

@@ -30,7 +30,7 @@ from migproxy.broker.log import Log
 from migproxy.broker.loop import Loop, Timer
 from migproxy.broker.requests import answer
 from migproxy.broker.sessions import MAX_COUNTERS, Reports, Session
-from migproxy.broker.supervisor import Executor, default_command
+from migproxy.broker.warm import WarmPool
 from migproxy.device.inventory import Slice
 from migproxy.errors import ProtocolError, UsageError
 from migproxy.scheduler.policy import Claim
@@ -66,6 +66,7 @@ class Broker:
                 self.leases[each.name] = SliceLease(
                     self.loop, each.name, own.policy or config.policy, own.mode or mode, patience
                 )
+        self.warm = WarmPool(self.loop, self.log, config, slices)
         self.sessions: dict[str, Session] = {}
         self.reports = Reports()
         self.started = time.monotonic()
@@ -125,10 +126,11 @@ class Broker:
         self._listener.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.config.socket)
+        self.warm.close()
         for session in list(self.sessions.values()):
             self.lose(session, "the broker stops")
         deadline = time.monotonic() + 5.0
-        while self.sessions and time.monotonic() < deadline:
+        while (self.sessions or self.warm.alive) and time.monotonic() < deadline:
             self.loop.step(0.1)
         for client in list(self._clients):
             client.close()
@@ -299,12 +301,8 @@ class Broker:
             fd, size = segments.create_control_segment(session_id, self.config.heap_bytes)
             session.segment_fds.append(fd)
             session.segment_sizes.append(size)
-            session.executor = Executor(
-                self.loop,
-                self.config.executor_command or default_command(),
-                granted.slice,
-                fds[0] if fds else -1,
-                fds[1] if fds else -1,
+            session.executor = self.warm.take(granted.slice)
+            session.executor.adopt(
                 lambda message, received: self._from_executor(session, message, received),
                 lambda how: self._executor_ended(session, how),
             )
@@ -312,7 +310,6 @@ class Broker:
             session.close()
             self.ledgers[granted.slice.name].release(function_id, session_id)
             raise admission.Denied("busy", f"the broker cannot start an executor: {error.strerror}") from error
-        packets.close_all(fds)
         place, lease_fds = self._join_lease(session)
         account = self.ledgers[granted.slice.name].account(function_id)
         assert account is not None  # `admit` has just entered the session
@@ -341,9 +338,11 @@ class Broker:
                 lease_place=place,
                 kernel_seconds=self.config.kernel_seconds,
                 account_place=session.account_place,
+                stdio=bool(fds),
             ),
-            [*session.segment_fds, *lease_fds, account.fd],
+            [*session.segment_fds, *lease_fds, account.fd, *fds],
         )
+        packets.close_all(fds)
         patience = self.config.limits.start_seconds
         self.loop.call_later(patience, lambda: self._start_overdue(session))
 

@@ -33,6 +33,8 @@ _KEEP = (
     "XDG_CACHE_HOME",
 )
 
+#: How much of what an executor wrote to stderr before it had a session is kept for the log.
+_EARLY = 4096
 #: How long an executor may live on after it closed its control socket.
 _CLOSED_GRACE = 1.0
 
@@ -66,12 +68,10 @@ class Executor:
         How to start it.
     chosen : Slice
         Its slice.
-    stdout, stderr : int
-        Descriptors of the function, which it gets as its own; -1: the null device.
-    on_message : callable
-        Gets each message and its descriptors.
-    on_end : callable
-        Gets one line that says how the process ended, once it was reaped.
+    uid : int
+        Run it as this uid and gid; 0: as the broker's own.
+
+    It starts without a session and with its stderr kept for the log; `adopt` gives it to a session.
     """
 
     def __init__(
@@ -79,14 +79,12 @@ class Executor:
         loop: Loop,
         command: Sequence[str],
         chosen: Slice,
-        stdout: int,
-        stderr: int,
-        on_message: Callable[[Message, list[int]], None],
-        on_end: Callable[[str], None],
+        uid: int = 0,
     ) -> None:
         self._loop = loop
-        self._on_message = on_message
-        self._on_end = on_end
+        self._on_message: Callable[[Message, list[int]], None] = ignore_message
+        self._on_end: Callable[[str], None] = _nobody_cares
+        self._early = os.memfd_create("migproxy-executor-stderr", os.MFD_CLOEXEC)
         self._kill_timer: Timer | None = None
         self._reason = ""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -94,16 +92,20 @@ class Executor:
             self._process = subprocess.Popen(
                 [*command, "--control-fd", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
-                stdout=stdout if stdout >= 0 else subprocess.DEVNULL,
-                stderr=stderr if stderr >= 0 else subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._early,
                 env=executor_environment(chosen, os.environ),
                 cwd="/",
                 pass_fds=(theirs.fileno(),),
+                user=uid or None,
+                group=uid or None,
+                extra_groups=[] if uid else None,
                 start_new_session=True,  # a Ctrl-C in the function's terminal is the function's alone
             )
-        except OSError:
+        except (OSError, subprocess.SubprocessError) as error:
             self._socket.close()
-            raise
+            os.close(self._early)
+            raise OSError(getattr(error, "errno", 0) or 0, f"executor not started: {error}") from error
         finally:
             theirs.close()
         self.pid = self._process.pid
@@ -112,6 +114,19 @@ class Executor:
         self._open = True
         loop.watch(self._socket.fileno(), self._readable)
         loop.watch(self._pidfd, self._ended)
+
+    def adopt(self, on_message: Callable[[Message, list[int]], None], on_end: Callable[[str], None]) -> None:
+        """Give it to a session.
+
+        Parameters
+        ----------
+        on_message : callable
+            Gets each message and its descriptors.
+        on_end : callable
+            Gets one line that says how the process ended, once it was reaped.
+        """
+        self._on_message = on_message
+        self._on_end = on_end
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Send a message; an executor that does not take its messages is killed."""
@@ -175,7 +190,19 @@ class Executor:
         code = self._process.wait()
         if self._kill_timer is not None:
             self._kill_timer.cancel()
-        self._on_end(self._reason or describe_exit(code))
+        said = os.pread(self._early, _EARLY, max(0, os.fstat(self._early).st_size - _EARLY)).decode(errors="replace")
+        os.close(self._early)
+        last = said.strip().splitlines()[-1:] if code else []
+        self._on_end(self._reason or ": ".join([describe_exit(code), *last]))
+
+
+def ignore_message(message: Message, fds: list[int]) -> None:
+    """What an executor says before it has a session is of no interest."""
+    packets.close_all(fds)
+
+
+def _nobody_cares(how: str) -> None:
+    """The warm pool notices by itself."""
 
 
 def describe_exit(code: int) -> str:

@@ -53,6 +53,8 @@ def preload() -> None:
     load_handlers()
     pump_tables.compile_pump()
     lease.compile_words()
+    if not os.environ.get("CUDA_VISIBLE_DEVICES"):
+        from migproxy.softgpu import libcuda  # noqa: F401
 
 
 def leave(code: int) -> None:
