@@ -20,6 +20,8 @@ from migproxy.softgpu.capture import NodeKind
 from migproxy.softgpu.state import entry, need
 
 _STAGED = 65536
+#: Copies and fills up to this size are done before a worker would be awake.
+_QUICK = 65536
 _COPY_2D = struct.Struct("<QQI4xQQQQQQI4xQQQQQQ")
 _COPY_3D = struct.Struct("<QQQQI4xQQQQQQQQQQI4xQQQQQQQQQ")
 _HOST, _DEVICE, _ARRAY, _UNIFIED = 1, 2, 3, 4
@@ -67,7 +69,9 @@ class CopyApi(ArrayApi):
                 else:
                     raw.memmove(destination, source, size)
 
-        stream.submit(NodeKind.MEMCPY, run, wait=mode == "wait", params=(destination, source, size))
+        stream.submit(
+            NodeKind.MEMCPY, run, wait=mode == "wait", quick=size <= _QUICK, params=(destination, source, size)
+        )
 
     def _mode(self, *host: Range) -> str:
         """How a copy that the application wants asynchronous goes, by its host sides."""
@@ -258,7 +262,7 @@ class CopyApi(ArrayApi):
         if count == 0:
             return
         run = self.fill_operation(address, 0, value, width, count, 1)
-        stream.submit(NodeKind.MEMSET, run)
+        stream.submit(NodeKind.MEMSET, run, quick=count * width <= _QUICK)
 
     def fill_operation(
         self, address: int, pitch: int, value: int, width: int, count: int, height: int

@@ -95,7 +95,7 @@ class EventApi(StreamApi):
             return
         need(event.context.device is stream.context.device, "event and stream of two devices", status.INVALID_HANDLE)
         record = _Record()
-        record.mark = stream.submit(NodeKind.EVENT_RECORD, record.reach)
+        record.mark = stream.submit(NodeKind.EVENT_RECORD, record.reach, quick=True)
         event.captured = None
         event.record = record
 

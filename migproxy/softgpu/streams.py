@@ -57,6 +57,7 @@ class Stream:
         after: tuple[Mark, ...] = (),
         foreign: bool = False,
         wait: bool = False,
+        quick: bool = False,
         params: object = None,
     ) -> Mark | None:
         """Append an operation, or record it while the stream captures.
@@ -73,6 +74,8 @@ class Stream:
             It calls the application's code.
         wait : bool
             Return when it has completed.
+        quick : bool
+            It takes less time than waking a thread, and waits for nothing.
         params : object
             What the node's parameter functions give out.
 
@@ -87,7 +90,7 @@ class Stream:
             self.capture.record(self, kind, run, foreign, params)
             return None
         with self.context.lock:
-            mark = self.queue.submit(run, self._order() + after, foreign=foreign, kick=not wait)
+            mark = self.queue.submit(run, self._order() + after, foreign=foreign, kick=not wait, quick=quick)
         if wait:
             mark.wait()
             self.context.check()

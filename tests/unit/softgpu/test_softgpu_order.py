@@ -6,7 +6,7 @@ import ctypes
 import threading
 from dataclasses import dataclass, field
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from softgpu_session import DEADLINE, FakeKernel, Session, connected
 
@@ -79,6 +79,9 @@ def _logging_function(session: Session, ended: list[int]) -> int:
 
 @settings(max_examples=60, deadline=None)
 @given(STEPS)
+@example([("launch", 1, 0), ("launch", LEGACY, 0), ("launch", 2, 0), ("launch", 1, 0)])
+@example([("launch", LEGACY, 0), ("launch", 1, 0), ("launch", 2, 0), ("launch", LEGACY, 0)])
+@example([("launch", 2, 0), ("record", 2, 1), ("wait", 3, 1), ("launch", 3, 0)])
 def test_every_order_that_cuda_promises_is_kept(steps: list[tuple[str, int, int]]) -> None:
     session, model = connected(), Model()
     ended: list[int] = []
