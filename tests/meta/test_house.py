@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tree import ROOT, files, name_of, sources
+from tree import ROOT, files, imports, name_of, sources
 
 LONGEST_FILE = 1000
 
@@ -37,9 +37,9 @@ FORBIDDEN = {
 EXAMPLES = sorted((ROOT / "docs/examples").glob("*.py"))
 
 
-@pytest.mark.parametrize("path", files(), ids=name_of)
-def test_files_are_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= LONGEST_FILE
+def test_files_are_short() -> None:
+    long = [name_of(path) for path in files() if len(path.read_text().splitlines()) > LONGEST_FILE]
+    assert not long
 
 
 def raw_uses(source: str) -> list[int]:
@@ -56,12 +56,15 @@ def raw_uses(source: str) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("path", sources("migproxy", "plugins"), ids=name_of)
-def test_raw_memory_stays_where_it_is_expected(path: Path) -> None:
-    name = name_of(path)
-    if path.name.endswith("_unsafe.py") or name.startswith(RAW_FOLDERS) or name in RAW_FILES:
-        return
-    assert not raw_uses(path.read_text()), f"{name}: move it into a file named *_unsafe.py, or say in RAW_FILES why not"
+def test_raw_memory_stays_where_it_is_expected() -> None:
+    """Move it into a file named *_unsafe.py, or say in RAW_FILES why not."""
+    found = []
+    for path in sources("migproxy", "plugins"):
+        name = name_of(path)
+        if path.name.endswith("_unsafe.py") or name.startswith(RAW_FOLDERS) or name in RAW_FILES:
+            continue
+        found += [f"{name}:{line}" for line in raw_uses(path.read_text())]
+    assert not found
 
 
 def test_raw_memory_is_found() -> None:
@@ -78,18 +81,20 @@ def test_exceptions_for_raw_memory_are_needed() -> None:
     assert needed | {"migproxy/arena/segment.py"} == set(RAW_FILES)
 
 
-@pytest.mark.parametrize("path", sources("migproxy", "plugins"), ids=name_of)
-def test_every_module_says_what_it_is(path: Path) -> None:
-    source = path.read_text()
-    assert not source.strip() or ast.get_docstring(ast.parse(source)), f"{name_of(path)} has no docstring"
+def test_every_module_says_what_it_is() -> None:
+    silent = []
+    for path in sources("migproxy", "plugins"):
+        source = path.read_text()
+        if source.strip() and not ast.get_docstring(ast.parse(source)):
+            silent.append(name_of(path))
+    assert not silent, "these have no docstring"
 
 
-@pytest.mark.parametrize("path", files(), ids=name_of)
-def test_nothing_of_one_machine_gets_in(path: Path) -> None:
-    text = path.read_text()
-    for what, pattern in FORBIDDEN.items():
-        found = re.search(pattern, text, re.MULTILINE)
-        assert not found, f"{name_of(path)} holds {what}: {found[0]!r}"
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_nothing_of_one_machine_gets_in(what: str) -> None:
+    pattern = re.compile(FORBIDDEN[what], re.MULTILINE)
+    found = [(name_of(path), match[0]) for path in files() if (match := pattern.search(path.read_text()))]
+    assert not found
 
 
 def test_there_are_five_examples() -> None:
@@ -101,20 +106,13 @@ def test_examples_do_not_know_migproxy(path: Path) -> None:
     assert "migproxy" not in path.read_text().lower()
 
 
-@pytest.mark.parametrize("path", sources("migproxy", "plugins"), ids=name_of)
-def test_nothing_unpickles_across_the_boundary(path: Path) -> None:
+def test_nothing_unpickles_across_the_boundary() -> None:
     """Only `calling`, between a caller and its own child, may."""
-    if name_of(path) == "migproxy/calling.py":
-        return
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = [each.name for each in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
-        if isinstance(node, ast.ImportFrom):
-            names.append(node.module or "")
-        assert not {each.split(".")[0] for each in names} & {
-            "pickle",
-            "cPickle",
-            "dill",
-            "cloudpickle",
-            "marshal",
-            "shelve",
-        }
+    found = []
+    for path in sources("migproxy", "plugins"):
+        if name_of(path) == "migproxy/calling.py":
+            continue
+        for line, module in imports(path):
+            if module.split(".")[0] in {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}:
+                found.append(f"{name_of(path)}:{line} imports {module}")
+    assert not found
