@@ -238,7 +238,8 @@ def _copy_2d(description: int, stream: int | None) -> None:
     copy_rows(destination, source, f[14], f[15], 1, stream)
 
 
-def _copy_3d(description: int, stream: int | None) -> None:
+def read_copy_3d(description: int) -> tuple[Side, Side, int, int, int]:
+    """Read a ``CUDA_MEMCPY3D``: destination, source, width, height, depth."""
     f = _COPY_3D.unpack(get_bytes(description, _COPY_3D.size))
     if f[3] or f[14]:
         raise CudaError(st.INVALID_VALUE, "level of detail must be 0")
@@ -248,7 +249,11 @@ def _copy_3d(description: int, stream: int | None) -> None:
     for side in (source, destination):
         side.pitch = side.pitch or width
         side.rows = side.rows or height
-    copy_rows(destination, source, width, height, depth, stream)
+    return destination, source, width, height, depth
+
+
+def _copy_3d(description: int, stream: int | None) -> None:
+    copy_rows(*read_copy_3d(description), stream)
 
 
 @serves("cuMemcpy2DUnaligned")

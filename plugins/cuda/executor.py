@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from migproxy_plugins.cuda import memory_unsafe as raw
+from migproxy_plugins.cuda.executor_graphs import NODE_FUNCTIONS, known_handle, serve_node
 from migproxy_plugins.cuda.rules import KINDS, RULES, VERSION_WITHOUT_EDGE_DATA, WITHOUT_EDGE_DATA
 
 from migproxy.errors import CudaError, ProtocolError
@@ -29,7 +30,7 @@ def serve(driver: AnyDriver, session: SessionState, name: str, packed: Sequence[
     driver : AnyDriver
     session : SessionState
     name : str
-        A key of `RULES`.
+        A key of `RULES` or of `executor_graphs.NODE_FUNCTIONS`.
     packed : sequence
         The inputs in order.
 
@@ -49,6 +50,8 @@ def serve(driver: AnyDriver, session: SessionState, name: str, packed: Sequence[
     CudaError
         400 for handles that are not the session's, 1 for addresses outside its memory.
     """
+    if name in NODE_FUNCTIONS:
+        return serve_node(driver, session, name, packed)
     rule = RULES.get(name)
     if rule is None:
         raise Refused(f"{name} is not in the cuda plugin's table")
@@ -165,7 +168,5 @@ class _Call:
         if not real:
             return 0
         if known:
-            for handle, object_ in self._session.handles.all(kind).items():
-                if object_ == real:
-                    return handle
+            return known_handle(self._session, kind, real)
         return self._session.handles.add(kind, real)

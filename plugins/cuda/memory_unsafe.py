@@ -122,6 +122,16 @@ class LentArrays:
         return ctypes.addressof(array)
 
 
+class KernelArguments:
+    """A kernel's packed parameters with the ``void *[]`` that points at them."""
+
+    def __init__(self, packed: bytes, parameters: Sequence[tuple[int, int]]) -> None:
+        self._data = ctypes.create_string_buffer(packed, max(1, len(packed)))
+        base = ctypes.addressof(self._data)
+        self._pointers = (_U64 * max(1, len(parameters)))(*[base + offset for offset, _ in parameters])
+        self.address = ctypes.addressof(self._pointers) if parameters else 0
+
+
 def call_stream_callback(function: int, stream: int, status: int, user_data: int) -> None:
     """Call a C ``void (CUstream, CUresult, void *)``. Precondition: `function` is such a function's address."""
     ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)(function)(stream, status, user_data)

@@ -34,6 +34,7 @@ _FAMILIES = (
     "link",
     "memory",
     "modules",
+    "nodes",
     "pools",
     "streams",
 )

@@ -58,6 +58,8 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     "cuGraphNodeGetType": ("h:GRAPH_NODE", "oi:i32"),
     "cuGraphGetNodes": ("h:GRAPH", "ohs:GRAPH_NODE", "capacity"),
     "cuGraphGetRootNodes": ("h:GRAPH", "ohs:GRAPH_NODE", "capacity"),
+    "cuGraphNodeGetDependencies": ("h:GRAPH_NODE", "ohs:GRAPH_NODE", "capacity"),
+    "cuGraphNodeGetDependentNodes": ("h:GRAPH_NODE", "ohs:GRAPH_NODE", "capacity"),
     "cuGraphNodeFindInClone": ("oh?:GRAPH_NODE", "h:GRAPH_NODE", "h:GRAPH"),
     "cuGraphChildGraphNodeGetGraph": ("h:GRAPH_NODE", "oh?:GRAPH"),
     "cuGraphEventRecordNodeGetEvent": ("h:GRAPH_NODE", "oh?:EVENT"),
@@ -77,6 +79,8 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
 WITHOUT_EDGE_DATA: Final = frozenset(
     {
         "cuGraphAddDependencies",
+        "cuGraphNodeGetDependencies",
+        "cuGraphNodeGetDependentNodes",
         "cuGraphRemoveDependencies",
         "cuStreamGetCaptureInfo",
         "cuStreamUpdateCaptureDependencies",

@@ -36,7 +36,9 @@ def capture_end(state: SessionState, command: Command) -> Result:
     state.capturing.pop(command.stream, None)
     state.pump.set(pump.CAPTURING, int(bool(state.capturing)))
     graph = state.driver.out("cuStreamEndCapture", before=(stream,))
-    return msgspec.msgpack.encode(state.handles.add(layout.KIND_GRAPH, graph))
+    # A query during the capture may have named the graph already.
+    known = [handle for handle, real in state.handles.all(layout.KIND_GRAPH).items() if real == graph]
+    return msgspec.msgpack.encode(known[0] if known else state.handles.add(layout.KIND_GRAPH, graph))
 
 
 @handles(Op.GRAPH_INSTANTIATE)
