@@ -50,11 +50,14 @@ PAGES = 0x18  # u64: address of the page records
 LIVE_BYTES = 0x20  # u64: bytes in used blocks
 PEAK_BYTES = 0x28  # u64
 TOUCHED = 0x30  # u64: pages from this one on were never used, and are zero
+HELD_COUNT = 0x38  # u64: blocks in HELD, which DMA may still write
 BIN_MAP = 0x40  # 3 × u64: which bins of free runs are not empty
 CLASS_LISTS = 0x80  # CLASSES × u64: first span with a free block, as page number + 1
 BINS = CLASS_LISTS + 8 * CLASSES  # BIN_COUNT × u64: first free run, as page number + 1
 BIN_COUNT = 144
-STATE_SIZE = BINS + 8 * BIN_COUNT
+HELD = BINS + 8 * BIN_COUNT  # MAX_HELD records: block, 1 if it was freed meanwhile
+MAX_HELD = 64
+STATE_SIZE = HELD + 16 * MAX_HELD
 
 # -- page record ------------------------------------------------------------------------------------------------------
 PAGE_RECORD = 32
@@ -385,11 +388,78 @@ def heap_size(heap: U64, block: U64) -> U64:
     return 0
 
 
+def held_record(heap: U64, block: U64) -> U64:
+    """The record of a held block, 0 if it is not held. The lock is held."""
+    for i in range(load64(heap + HELD_COUNT)):
+        record = heap + HELD + 16 * i
+        if load64(record) == block:
+            return record
+    return 0
+
+
+def block_start(heap: U64, address: U64) -> U64:
+    """The used block in which `address` lies, or 0. The lock is held."""
+    if not heap_owns(heap, address):
+        return 0
+    base = load64(heap + BASE)
+    page = (address - base) // PAGE
+    record = page_record(heap, page)
+    kind = load32(record + KIND) & KIND_MASK
+    if kind >= KIND_SPAN:
+        start = base + load32(record + VALUE) * PAGE
+        size = class_size(kind - KIND_SPAN)
+        return start + (address - start) // size * size
+    while kind != KIND_LARGE:
+        if page == 0 or kind == KIND_FREE:
+            return 0
+        page -= 1
+        kind = load32(page_record(heap, page) + KIND) & KIND_MASK
+    return base + page * PAGE
+
+
+def heap_hold(heap: U64, address: U64) -> U64:
+    """Keep the block of `address` from being used again, even if it is freed. Returns the block; 0 if there is none,
+    it is held already, or too many are."""
+    heap_lock(heap)
+    block = block_start(heap, address)
+    count = load64(heap + HELD_COUNT)
+    if block == 0 or count == MAX_HELD or held_record(heap, block) != 0:
+        heap_unlock(heap)
+        return 0
+    store64(heap + HELD + 16 * count, block)
+    store64(heap + HELD + 16 * count + 8, 0)
+    store64(heap + HELD_COUNT, count + 1)
+    heap_unlock(heap)
+    return block
+
+
+def heap_release(heap: U64, block: U64) -> None:
+    """Undo `heap_hold`, and free the block if somebody wanted to meanwhile."""
+    heap_lock(heap)
+    record = held_record(heap, block)
+    freed = 0
+    if record != 0:
+        freed = load64(record + 8)
+        count = load64(heap + HELD_COUNT) - 1
+        store64(record, load64(heap + HELD + 16 * count))
+        store64(record + 8, load64(heap + HELD + 16 * count + 8))
+        store64(heap + HELD_COUNT, count)
+    heap_unlock(heap)
+    if freed:
+        heap_free(heap, block)
+
+
 def heap_free(heap: U64, block: U64) -> U32:
     """Free a block. Returns 0, or 1 if there is no used block at this address (nothing is changed then)."""
     if not heap_owns(heap, block):
         return 1
     heap_lock(heap)
+    if load64(heap + HELD_COUNT) != 0:
+        record = held_record(heap, block)
+        if record != 0:
+            store64(record + 8, 1)
+            heap_unlock(heap)
+            return 0
     size = heap_size(heap, block)
     page = (block - load64(heap + BASE)) // PAGE
     record = page_record(heap, page)
@@ -434,7 +504,9 @@ def heap_add(heap: U64, page: U64, pages: U64) -> None:
     heap_unlock(heap)
 
 
-FUNCTIONS: tuple[Callable[..., Any], ...] = (heap_allocate, heap_free, heap_size, heap_add, heap_lock, heap_unlock)
+FUNCTIONS: tuple[Callable[..., Any], ...] = (
+    *(heap_allocate, heap_free, heap_size, heap_add, heap_lock, heap_unlock, heap_hold, heap_release),
+)
 
 
 class Heap:
@@ -509,6 +581,14 @@ class Heap:
         """
         if self._functions["heap_free"](self.state, address):
             raise ValueError(f"no block at {address:#x}")
+
+    def hold(self, address: int) -> int:
+        """Keep the block of `address` from being used again until `release`, even if it is freed; 0 if it cannot be."""
+        return self._functions["heap_hold"](self.state, address)
+
+    def release(self, block: int) -> None:
+        """Undo `hold`."""
+        self._functions["heap_release"](self.state, block)
 
     def owns(self, address: int) -> bool:
         """Tell whether `address` lies in one of the heap's segments."""

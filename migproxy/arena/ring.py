@@ -10,11 +10,12 @@ store releases and an aligned 8-byte load acquires; both sides of each pair are 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from migproxy.abi import layout
@@ -105,6 +106,7 @@ class Producer:
         self._owners = (ctypes.c_uint64 * layout.SLOT_COUNT)()
         #: How long to look before sleeping.
         self._spin = self._looking = SPIN_SECONDS
+        self._orphans: list[tuple[int, Callable[[], None]]] = []
         self.waited_ns = 0
 
     # -- words -----------------------------------------------------------------------------------------------------
@@ -219,6 +221,8 @@ class Producer:
         TimeoutError
             `timeout` seconds have passed.
         """
+        if self._orphans:
+            self.poll_orphans()
         line = self.base + layout.REPLY_OFFSET + number % layout.SLOT_COUNT * layout.REPLY_SIZE
         sequence = ctypes.c_uint64.from_address(line)
         try:
@@ -269,6 +273,24 @@ class Producer:
 
     def note_capturing(self, count: int) -> None:
         """So many streams are being captured."""
+
+    def when_replied(self, number: int, action: Callable[[], None]) -> None:
+        """Run `action` once the reply to command `number` has come, which nobody waits for any more; see
+        `poll_orphans`."""
+        line = number % layout.SLOT_COUNT
+        if self._owners[line] == number + 1:
+            self._owners[line] |= ABANDONED
+        self._orphans.append((number, action))
+
+    def poll_orphans(self) -> None:
+        """Run the actions of `when_replied` that are due."""
+        for orphan in list(self._orphans):
+            number, action = orphan
+            waiting = self._owners[number % layout.SLOT_COUNT] == (number + 1) | ABANDONED
+            if not waiting or self._sequence(number) == number + 1:
+                with contextlib.suppress(ValueError):  # another thread was faster
+                    self._orphans.remove(orphan)
+                    action()
 
     def wait_host_retired(self, number: int) -> None:
         """Wait until host memory named by command `number` is free again."""

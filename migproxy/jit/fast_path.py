@@ -19,6 +19,7 @@ from migproxy.abi import layout
 from migproxy.arena import ring
 from migproxy.arena.machine_unsafe import function_at
 from migproxy.arena.memory_unsafe import copy
+from migproxy.errors import MigproxyError, SessionLost
 from migproxy.jit import compiler, entries, language, submit
 from migproxy.jit.heap import Heap
 
@@ -152,11 +153,12 @@ class FastProducer(ring.Producer):
         self._unlock_word(self.block)
 
     def landing(self, number: int) -> tuple[int, int, int]:
-        """Take what `submit.copy_out_staged` left for command `number`: block (0 if none), target, bytes."""
+        """Take what `submit.note_landing` left for command `number`: staging block (0 if none), target, bytes (0 if
+        it was no copy to the host)."""
         table = self._tables[4]
         place = 3 * (number % layout.SLOT_COUNT)
         block, target, size = table[place], table[place + 1], table[place + 2]
-        table[place] = 0
+        table[place] = table[place + 2] = 0
         return block, target, size
 
     # -- what machine code is told
@@ -263,14 +265,32 @@ def finish(number: int) -> None:
     """Wait for the reply to a command of machine code, land a staged copy, and raise what the reply says."""
     session = _session
     if session is None:
-        from migproxy.errors import SessionLost
-
         raise SessionLost("the session ended while a call waited")
     block, target, size = session.ring.landing(number)
     try:
         session.finish(number)
-        if block:
-            copy(target, block, size)
-    finally:
+    except MigproxyError:
         if block:
             session.heap.free(block)
+        raise
+    except (
+        BaseException
+    ):  # Ctrl-C: the copy goes on, into memory that nobody may use for something else until it is done
+        if size:
+            keep_until_replied(session, number, block, target)
+        raise
+    if block:
+        copy(target, block, size)
+        session.heap.free(block)
+
+
+def keep_until_replied(session: SessionLike, number: int, block: int, target: int) -> None:
+    """After giving up on a copy to the host: free its staging block, or let its target be freed, only when it is
+    done."""
+    heap = session.heap
+    if block:
+        session.ring.when_replied(number, lambda: heap.free(block))
+    else:
+        held = heap.hold(target)
+        if held:
+            session.ring.when_replied(number, lambda: heap.release(held))

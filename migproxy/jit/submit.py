@@ -453,6 +453,14 @@ def copy_in(producer: U64, target: U64, source: U64, size: U64, stream: U64, is_
     return await_without_gil(producer, number - 1, gil) if number else LATER
 
 
+def note_landing(producer: U64, number: U64, block: U64, target: U64, size: U64) -> None:
+    """Note where the bytes of a copy arrive that is not done yet, for who reads its reply."""
+    record = load64(producer + LANDINGS) + number % layout.SLOT_COUNT * 24
+    store64(record, block)
+    store64(record + 8, target)
+    store64(record + 16, size)
+
+
 def copy_out_staged(producer: U64, target: U64, source: U64, size: U64, wire: U64, gil: U64) -> U64:
     """Copy device memory to memory outside the arena through a block of it. DONE, LATER or ASKED.
 
@@ -470,10 +478,7 @@ def copy_out_staged(producer: U64, target: U64, source: U64, size: U64, wire: U6
         copy(target, block, size)
         heap_free(load64(producer + HEAP), block)
     else:
-        record = load64(producer + LANDINGS) + (slot - 1) % layout.SLOT_COUNT * 24
-        store64(record + 8, target)
-        store64(record + 16, size)
-        store64(record, block)
+        note_landing(producer, slot - 1, block, target, size)
     return result
 
 
@@ -491,5 +496,10 @@ def copy_out(producer: U64, target: U64, source: U64, size: U64, stream: U64, is
         return LATER
     if pinned and is_async:
         return DONE if submit_copy(producer, _COPY_DTOH, target, source, size, wire, 0) else LATER
-    number = submit_copy(producer, _COPY_DTOH, target, source, size, wire, 1)
-    return await_without_gil(producer, number - 1, gil) if number else LATER
+    slot = submit_copy(producer, _COPY_DTOH, target, source, size, wire, 1)
+    if slot == 0:
+        return LATER
+    result = await_without_gil(producer, slot - 1, gil)
+    if result != DONE:
+        note_landing(producer, slot - 1, 0, target, size)
+    return result

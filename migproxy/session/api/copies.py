@@ -14,7 +14,8 @@ from collections import deque
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
 from migproxy.arena.memory_unsafe import copy
-from migproxy.errors import CudaError
+from migproxy.errors import CudaError, MigproxyError
+from migproxy.jit.fast_path import keep_until_replied
 from migproxy.session.api.memory import find_host_block, is_managed
 from migproxy.session.api.streams import capturing, resolve
 from migproxy.session.session import Session, current
@@ -115,7 +116,14 @@ def _copy_and_wait(session: Session, op: Op, dst: int, src: int, size: int, wire
     if capturing():
         raise CudaError(900, "a copy of pageable memory waits, which a capture does not allow")
     number = session.ring.submit(op, layout.COPY.pack(dst, src, size), stream=wire, flags=layout.FLAG_WAIT)
-    session.finish(number)
+    try:
+        session.finish(number)
+    except MigproxyError:
+        raise
+    except BaseException:
+        if op is Op.COPY_DTOH:
+            keep_until_replied(session, number, 0, dst)
+        raise
 
 
 def _stage_in(session: Session, dst: int, src: int, size: int, wire: int) -> None:
@@ -139,20 +147,30 @@ def _stage_out(session: Session, dst: int, src: int, size: int, wire: int) -> No
         number, block, start, length = flying.popleft()
         try:
             session.finish(number)
-            copy(dst + start, block, length)
-        finally:
+        except MigproxyError:
             session.heap.free(block)
+            raise
+        except BaseException:
+            keep_until_replied(session, number, block, dst)
+            raise
+        copy(dst + start, block, length)
+        session.heap.free(block)
 
-    for start in range(0, size, CHUNK):
-        length = min(CHUNK, size - start)
-        block = session.allocate(length)
-        payload = layout.COPY.pack(block, src + start, length)
-        number = session.ring.submit(Op.COPY_DTOH, payload, stream=wire, flags=layout.FLAG_WAIT)
-        flying.append((number, block, start, length))
-        if len(flying) > CHUNKS_IN_FLIGHT:
+    try:
+        for start in range(0, size, CHUNK):
+            length = min(CHUNK, size - start)
+            block = session.allocate(length)
+            payload = layout.COPY.pack(block, src + start, length)
+            number = session.ring.submit(Op.COPY_DTOH, payload, stream=wire, flags=layout.FLAG_WAIT)
+            flying.append((number, block, start, length))
+            if len(flying) > CHUNKS_IN_FLIGHT:
+                land()
+        while flying:
             land()
-    while flying:
-        land()
+    except BaseException:
+        for number, block, _, _ in flying:
+            keep_until_replied(session, number, block, 0)
+        raise
 
 
 def memcpy_2d(dst: int, dpitch: int, src: int, spitch: int, width: int, height: int, stream: int | None = None) -> None:

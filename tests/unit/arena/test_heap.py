@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import random
 import threading
@@ -16,7 +17,6 @@ from migproxy.arena import heap as readable
 from migproxy.arena import machine_unsafe as machine
 from migproxy.arena import segment
 from migproxy.jit.heap import Heap
-import itertools
 
 SIZE = 16 << 20
 WINDOW = 64 << 20
@@ -147,6 +147,27 @@ def test_wrong_frees_are_refused(kind: type[readable.Heap], place: int) -> None:
         heap.allocate(10, 3)
     with pytest.raises(ValueError, match="align"):
         heap.allocate(10, 8192)
+
+
+@KINDS
+@pytest.mark.parametrize("size", [100, 5000, 100_000])
+def test_held_blocks_are_freed_later(kind: type[readable.Heap], place: int, size: int) -> None:
+    heap = make(kind, place)
+    address = heap.allocate(size)
+    before = heap.live_bytes
+    assert heap.hold(address + size - 1) == address
+    assert heap.hold(address) == 0
+    heap.free(address)
+    assert heap.live_bytes == before
+    heap.release(address)
+    assert heap.live_bytes == 0
+    address = heap.allocate(size)
+    heap.hold(address)
+    heap.release(address)
+    assert heap.live_bytes == before
+    heap.free(address)
+    assert heap.live_bytes == 0
+    assert heap.hold(place - 1) == 0
 
 
 def test_fresh_pages_are_told_from_recycled_ones(place: int) -> None:

@@ -407,6 +407,43 @@ def test_failed_copies_free_their_blocks_and_raise(session: Session) -> None:
         server.end()
 
 
+class _Interrupted(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("where", ["foreign", "arena"])
+def test_memory_of_an_interrupted_copy_is_not_used_again_before_it_is_done(
+    session: Session, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast_path.attach(session)  # type: ignore[arg-type]
+    try:
+        buffer = ctypes.create_string_buffer(5000)
+        address = ctypes.addressof(buffer) if where == "foreign" else session.heap.allocate(5000)
+        result = NATIVE["copy_out"](session.ring.block, address, DEVICE, 5000, 0, 0, 0)
+        assert result & 0xFF == submit.ASKED
+
+        def interrupt(number: int, timeout: float | None = None) -> bytes:
+            raise _Interrupted
+
+        with monkeypatch.context() as patch:
+            patch.setattr(session, "finish", interrupt)
+            with pytest.raises(_Interrupted):
+                fast_path.finish(result >> 8)
+        if where == "arena":
+            session.heap.free(address)
+        command = session.take()
+        target = layout.COPY.unpack(command.payload)[0]
+        others = [session.heap.allocate(5000) for _ in range(20)]
+        assert target not in others
+        session.consumer.reply(command.number, 0, b"")
+        session.ring.poll_orphans()
+        assert target in [session.heap.allocate(5000) for _ in range(20)]
+        # The reply line is free again as well.
+        assert session.ring._has_room(True)
+    finally:
+        fast_path.detach()
+
+
 def test_a_deferred_error_comes_out_of_a_synchronize(session: Session) -> None:
     server = Server(session)
     fast_path.attach(session)  # type: ignore[arg-type]
