@@ -165,8 +165,8 @@ def cuGraphExecMemcpyNodeSetParams(executable: int, node: int, parameters: int, 
 
 def add_copy_1d(out: int, graph: int, dependencies: int, count: int, destination: int, source: int, size: int) -> None:
     """Add a copy of `size` bytes (``cudaGraphAddMemcpyNode1D``)."""
-    sides = (Side(UNIFIED, address, 0, 0, 0, 0, size, 1) for address in (destination, source))
-    _add("cuGraphAddMemcpyNode", out, graph, dependencies, count, copy_inputs(*sides, size, 1, 1))
+    target, origin = (Side(UNIFIED, address, 0, 0, 0, 0, size, 1) for address in (destination, source))
+    _add("cuGraphAddMemcpyNode", out, graph, dependencies, count, copy_inputs(target, origin, size, 1, 1))
 
 
 @serves("cuGraphAddNode_v2", "cuGraphAddNode_v3")

@@ -12,6 +12,7 @@ from migproxy_plugins.cuda.rules import KINDS, RULES, VERSION_WITHOUT_EDGE_DATA,
 
 from migproxy.errors import CudaError, ProtocolError
 from migproxy.executor.dispatch import Refused
+from migproxy.executor.driver import NativeDriver
 
 if TYPE_CHECKING:
     from migproxy.executor.driver import AnyDriver
@@ -57,7 +58,7 @@ def serve(driver: AnyDriver, session: SessionState, name: str, packed: Sequence[
         raise Refused(f"{name} is not in the cuda plugin's table")
     call = _Call(session, rule, list(packed))
     with session.charged():
-        if name in WITHOUT_EDGE_DATA and driver.kind != "software":
+        if name in WITHOUT_EDGE_DATA and isinstance(driver, NativeDriver):
             function = driver.function(name, len(call.arguments), VERSION_WITHOUT_EDGE_DATA)
             status = function(*call.arguments)
         else:

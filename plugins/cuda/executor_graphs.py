@@ -11,6 +11,7 @@ from migproxy_plugins.cuda.rules import VERSION_WITHOUT_EDGE_DATA
 
 from migproxy.abi import layout
 from migproxy.errors import CudaError, ProtocolError
+from migproxy.executor.driver import NativeDriver
 
 if TYPE_CHECKING:
     from migproxy.executor.driver import AnyDriver
@@ -114,10 +115,10 @@ def serve_edges(driver: AnyDriver, session: SessionState, packed: Sequence[Any])
     count = ctypes.c_uint64(capacity)
     where = (ctypes.addressof(sources), ctypes.addressof(targets)) if capacity else (0, 0)
     arguments = (real, *where, ctypes.addressof(count))
-    if driver.kind == "software":
-        status = driver.status("cuGraphGetEdges", *arguments)
-    else:
+    if isinstance(driver, NativeDriver):
         status = driver.function("cuGraphGetEdges", len(arguments), VERSION_WITHOUT_EDGE_DATA)(*arguments)
+    else:
+        status = driver.status("cuGraphGetEdges", *arguments)
     if status:
         return status, ()
     found = min(count.value, capacity)
