@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from migproxy.errors import KernelFault, PtxError
-from migproxy.softgpu.ptx import native, workers
+from migproxy.softgpu.ptx import cooperative, native, workers
 from migproxy.softgpu.ptx.ast import Function, Module, Variable
 from migproxy.softgpu.ptx.cache import default_cache
 from migproxy.softgpu.ptx.layout import LAUNCH, MAX_THREADS
@@ -20,6 +20,7 @@ from migproxy.softgpu.ptx.lower import load_all
 from migproxy.softgpu.ptx.modulegen import ModuleGen, function_table, pointed_functions
 from migproxy.softgpu.ptx.parser import parse
 from migproxy.softgpu.ptx.printf import read_string
+from migproxy.softgpu.ptx.runtime_ir import ABORTED
 from migproxy.softgpu.ptx.specialize import Constants, constants
 
 PlaceGlobal = Callable[[str, int, int], int]
@@ -96,7 +97,11 @@ class Kernel:
         text = gen.generate()
         return _Code(native.link(_object(text)).get_function_address(symbol), gen.frame_bytes)
 
-    def launch(self, grid: Dim, block: Dim, dynamic_shared: int, params: int) -> None:
+    def launch_cooperative(self, grid: Dim, block: Dim, dynamic_shared: int, params: int) -> None:
+        """`launch` with all blocks in progress at once, so that they may wait for each other."""
+        self.launch(grid, block, dynamic_shared, params, together=True)
+
+    def launch(self, grid: Dim, block: Dim, dynamic_shared: int, params: int, *, together: bool = False) -> None:
         """Run the whole grid; returns when it has finished.
 
         Parameters
@@ -106,6 +111,8 @@ class Kernel:
             Bytes of dynamic shared memory.
         params : int
             Address of the packed parameters.
+        together : bool
+            Whether each block gets a worker thread of its own.
 
         Raises
         ------
@@ -127,10 +134,14 @@ class Kernel:
         base = -(-ctypes.addressof(record) // 64) * 64
         wanted = min(workers.thread_count(), blocks) if threads * blocks > 4096 else 1
         chunk = max(1, min(blocks // (wanted * 8), 1024)) if wanted > 1 else blocks
+        workspace = (ctypes.c_uint64 * 2)()
+        if together:
+            wanted, chunk = blocks, 1
+        at = ctypes.addressof(workspace) if together or blocks == 1 else 0
         _PACK.pack_into(
             record, base - ctypes.addressof(record), 0, blocks, chunk, 0, 0, code.entry, params,
             self._module.table_address, *grid, *block, threads, dynamic_shared, self.static_shared, 0,
-            self.local_bytes, 0,
+            self.local_bytes, 0, at, 0, 0,
         )  # fmt: skip
         shared = self.static_shared + dynamic_shared
         run = native.runtime().run
@@ -141,13 +152,20 @@ class Kernel:
             context = pool.take()
             try:
                 context.prepare(threads, shared, code.frame_bytes, self.local_bytes)
-                if run(base, context.address):
+                if run(base, context.address) not in (0, ABORTED):
                     faults.append(self._fault(context, grid, block, base))
             finally:
                 pool.give(context)
 
         if wanted == 1:
             part()
+        elif together:
+            crew = [threading.Thread(target=part, daemon=True) for _ in range(wanted - 1)]
+            for thread_ in crew:
+                thread_.start()
+            part()
+            for thread_ in crew:
+                thread_.join()
         else:
             ticket = workers.Ticket(part)
             pool.help(ticket, wanted - 1)
@@ -268,6 +286,8 @@ class LoadedModule:
         self._table = (ctypes.c_uint64 * (len(index) + 1))()
         self.table_address = ctypes.addressof(self._table)
         self.kernels: dict[str, Kernel] = {}
+        for function in ast.functions.values():
+            cooperative.rewrite(function)
         for function in ast.functions.values():
             if function.entry and function.body is not None:
                 symbol = f"{self._prefix}.{len(self.kernels)}"

@@ -51,6 +51,10 @@ LAUNCH = Record(
     threads="i32", dynamic="i32", static="i32", spare="i32", local="i64",
     # the context of the worker that met the first fault
     fault_worker="ptr",
+    # grid-wide barriers: the workspace that CUDA C++ uses, and the runtime's own counters
+    workspace="i64",
+    arrived="i32",
+    generation="i32",
 )  # fmt: skip
 
 #: one worker thread's context; also what device functions get as their first argument
@@ -60,6 +64,7 @@ CONTEXT = Record(
     tx="i32", ty="i32", tz="i32", ntx="i32", nty="i32", ntz="i32",
     cx="i32", cy="i32", cz="i32", ncx="i32", ncy="i32", ncz="i32",
     threads="i32", dynamic="i32", static="i32", thread="i32", worker="i32", local_bytes="i64",
+    workspace="i64",
     exited="i32", unused="i32",
     # arrays of the scheduler, one item a thread
     resume="ptr", returned="ptr", state="ptr", kind="ptr", mask="ptr", value="ptr", aux="ptr", result="ptr",

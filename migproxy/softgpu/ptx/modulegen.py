@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from migproxy.errors import PtxError
+from migproxy.softgpu.ptx import cooperative
 from migproxy.softgpu.ptx.ast import Addr, Function, Imm, Instr, Label, Module, Operand, Reg, Sym, Variable
 from migproxy.softgpu.ptx.cfg import Block
 from migproxy.softgpu.ptx.funcgen import FunctionGen
@@ -30,6 +31,8 @@ class ModuleGen:
                  fixed: Constants | None = None, *, traced: bool = False) -> None:  # fmt: skip
         self.module = module
         self.fixed = fixed
+        #: whether acquiring loads may be polls for other blocks of a cooperative launch
+        self.spins = any(cooperative.uses_workspace(function) for function in module.functions.values())
         #: whether each thread notes its number before it runs, so that a fault can name it
         self.traced = traced
         self.kernel = kernel = inline(module, kernel)

@@ -18,7 +18,7 @@ from migproxy.softgpu.ptx import printf, runtime_ir
 from migproxy.softgpu.ptx.cache import ObjectCache
 
 #: bump when generated code changes, so that cached objects are not mistaken for it
-GENERATION = 4
+GENERATION = 5
 
 _lock = threading.RLock()
 _engines: list[object] = []
@@ -103,8 +103,10 @@ class Runtime:
             cache_.put(key, code)
         engine = link(code)
         prefix = runtime_ir.P
-        for name in ("fault", "printf", "block", "nanoseconds", "sleep"):
-            llvm.add_symbol(prefix + name, engine.get_function_address(prefix + name))
+        for name in ("fault", "printf", "block", "nanoseconds", "sleep", "grid", "spin"):
+            address = engine.get_function_address(prefix + name)
+            assert address, name
+            llvm.add_symbol(prefix + name, address)
         libc = ctypes.CDLL(None, use_errno=True)
         slot = ctypes.c_uint32()
         if libc.pthread_key_create(ctypes.byref(slot), None):

@@ -14,6 +14,8 @@ from migproxy.softgpu.ptx.layout import LAUNCH as L
 from migproxy.softgpu.ptx.runtime_sched import block, resolve
 
 P = "migproxy_rt_"
+#: status of a block that ended because another one faulted
+ABORTED = 1
 
 
 def run() -> str:
@@ -33,7 +35,7 @@ def run() -> str:
     f.op(f"call i32 @pthread_setspecific(i32 {key}, ptr %tc)")
     f.store(C, "%tc", "launch", "%launch")
     f.store(C, "%tc", "thread", "-1")
-    for name in ("params", "globals", "threads", "dynamic", "static"):
+    for name in ("params", "globals", "threads", "dynamic", "static", "workspace"):
         f.store(C, "%tc", name, f.load(L, "%launch", name))
     f.store(C, "%tc", "local_bytes", f.load(L, "%launch", "local"))
     for ours, theirs in (("ncx", "gx"), ("ncy", "gy"), ("ncz", "gz"), ("ntx", "bx"), ("nty", "by"), ("ntz", "bz")):
@@ -161,6 +163,38 @@ def clocks() -> str:
     return f.text() + g.text()
 
 
+def grid() -> str:
+    """``void grid(ptr tc)``: wait until every block of the launch is here; ``void spin(ptr tc)``: one poll's pause.
+
+    Both end the block when another one has faulted: it would wait for ever.
+    """
+    f = Fn("void", f"{P}grid", "ptr %tc")
+    launch = f.load(C, "%tc", "launch")
+    generation = f.place(L, launch, "generation")
+    before = f.op(f"load atomic i32, ptr {generation} acquire, align 4")
+    arrived = f.op(f"atomicrmw add ptr {f.place(L, launch, 'arrived')}, i32 1 acq_rel")
+    blocks = f.op(f"trunc i64 {f.load(L, launch, 'blocks')} to i32")
+    with f.when(f.op(f"icmp eq i32 {f.op(f'add i32 {arrived}, 1')}, {blocks}")):
+        f.store(L, launch, "arrived", "0")
+        f.op(f"atomicrmw add ptr {generation}, i32 1 acq_rel")
+        f.ret()
+
+    def waiting() -> str:
+        now = f.op(f"load atomic i32, ptr {generation} acquire, align 4")
+        return f.op(f"icmp eq i32 {now}, {before}")
+
+    with f.loop(waiting):
+        f.emit(f"call void @{P}spin(ptr %tc)")
+    f.ret()
+    g = Fn("void", f"{P}spin", "ptr %tc")
+    failed = g.op(f"load atomic i32, ptr {g.place(L, g.load(C, '%tc', 'launch'), 'fault')} monotonic, align 4")
+    with g.when(g.op(f"icmp ne i32 {failed}, 0")):
+        g.emit(f"call void @{P}fault(ptr %tc, i32 {ABORTED}, i32 -1, i64 0, i64 0, i64 0, i64 0)")
+    g.op("call i32 @sched_yield()")
+    g.ret()
+    return f.text() + g.text()
+
+
 def module() -> str:
     """The text of the runtime module."""
 
@@ -168,7 +202,7 @@ def module() -> str:
         f"@{P}key = global i32 0",
         f"@{P}printer = global ptr null",
         f"@{P}old = global [65 x [152 x i8]] zeroinitializer",
-        run(), handler(), chain(), fault(), printf(), clocks(), resolve(), block(),
+        run(), handler(), chain(), fault(), printf(), clocks(), grid(), resolve(), block(),
         "declare i32 @__sigsetjmp(ptr, i32) returns_twice",
         "declare void @siglongjmp(ptr, i32) noreturn",
         "declare i32 @pthread_setspecific(i32, ptr)",

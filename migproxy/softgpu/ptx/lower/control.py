@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from migproxy.softgpu.ptx import types
+from migproxy.softgpu.ptx import cooperative, types
 from migproxy.softgpu.ptx.ast import Imm, Instr, Reg, Sym, Variable
 from migproxy.softgpu.ptx.emitter import Emitter, lowers
 from migproxy.softgpu.ptx.layout import CONTEXT
@@ -110,6 +110,18 @@ def arrive(e: Emitter, i: Instr) -> None:
     slot = e.op(f"getelementptr i32, ptr {base}, i32 {number}")
     count = e.op(f"load i32, ptr {slot}")
     e.emit(f"store i32 {e.op(f'add i32 {count}, 1')}, ptr {slot}")
+
+
+@lowers(cooperative.WAIT)
+def grid_wait(e: Emitter, i: Instr) -> None:
+    """One thread of the block waits for the other blocks."""
+    first = e.op(f"icmp eq i32 {e.thread_number()}, 0")
+    wait, after = e.fresh_label("wait"), e.fresh_label("waited")
+    e.cond_branch(first, wait, after)
+    e.start(wait)
+    e.call("void", "migproxy_rt_grid", "ptr %tc")
+    e.branch(after)
+    e.start(after)
 
 
 @lowers("trap", "brkpt")

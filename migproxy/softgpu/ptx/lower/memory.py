@@ -105,6 +105,8 @@ def ld(e: Emitter, i: Instr) -> None:
             values.append(e.op(f"load atomic volatile {ty}, ptr {at} {order}, align {size}"))
         else:
             values.append(e.op(f"load {'volatile ' if ordered else ''}{ty}, ptr {at}, align {min(size, 16)}{tail}"))
+    if "acquire" in i.mods and e.gen.spins:
+        e.call("void", "migproxy_rt_spin", "ptr %tc")
     for dest, value in zip(dests, values, strict=True):
         e.put(dest, _plain(kind), value, ty)
 

@@ -28,9 +28,13 @@ _COMPUTED = {
 }  # fmt: skip
 
 
+#: where CUDA's cooperative groups find the workspace of a cooperative launch
+_WORKSPACE = ("%envreg1", "%envreg2")
+
+
 def known(name: str) -> bool:
     """Whether a special register can be read; others are refused by name."""
-    return name in _COMPUTED or name in _FIELDS or name in _ONE or name in _ZERO
+    return name in _COMPUTED or name in _WORKSPACE or name in _FIELDS or name in _ONE or name in _ZERO
 
 
 def read(e: Emitter, name: str) -> tuple[str, str]:
@@ -74,6 +78,8 @@ def read(e: Emitter, name: str) -> tuple[str, str]:
         return "0", "i64" if name in _64BIT else "i32"
     if name in _ONE:
         return "1", "i32"
+    if name in _WORKSPACE:
+        return _part(e, e.field("workspace", entry=True), name, "", "%envreg2")
     raise e.fail(f"not supported: special register {name}")
 
 
