@@ -8,6 +8,7 @@ caller trusts. Broker and executors never see a pickle.
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import traceback
@@ -67,8 +68,16 @@ def run(
     env[connect.DEVICE_VARIABLE] = device
     env[connect.MEMORY_VARIABLE] = str(parse_size(memory) if isinstance(memory, str) else memory or "")
     env[connect.BROKER_VARIABLE] = connect.find_broker(explicit=broker)
+    env[connect.FUNCTION_VARIABLE] = secrets.token_hex(8)
     env["CUDA_VISIBLE_DEVICES"] = ""
     add_wake_path(env)
+    return call_in_process(env, function, *args, timeout=timeout, **kwargs)
+
+
+def call_in_process(
+    env: dict[str, str], function: Callable[..., T], *args: Any, timeout: float | None = None, **kwargs: Any
+) -> T:
+    """Call `function` in a fresh interpreter with environment `env`; see `run` for results, errors and `timeout`."""
     question_read, question_write = os.pipe()
     answer_read, answer_write = os.pipe()
     try:

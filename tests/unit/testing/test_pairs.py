@@ -1,0 +1,44 @@
+"""Paired comparisons: a real difference is found, noise is not."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from migproxy.testing.pairs import compare
+
+
+def noisy(rounds: int, factor: float, spread: float, seed: int) -> tuple[list[float], list[float]]:
+    """Pairs that drift together: round i of both is slower by the same amount, plus independent noise."""
+    chooser = random.Random(seed)
+    drift = [1.0 + 0.5 * index / rounds for index in range(rounds)]
+    native = [value * chooser.uniform(1 - spread, 1 + spread) for value in drift]
+    proxied = [value * factor * chooser.uniform(1 - spread, 1 + spread) for value in drift]
+    return native, proxied
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_planted_slowdown_is_found(seed: int) -> None:
+    result = compare("x", *noisy(15, 1.2, 0.03, seed))
+    assert result.verdict == "slower"
+    assert result.low <= 1.2 <= result.high or abs(result.ratio - 1.2) < 0.03
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_null_change_is_not_found(seed: int) -> None:
+    assert compare("x", *noisy(15, 1.0, 0.03, seed)).verdict in ("same", "unclear")
+
+
+def test_a_speedup_is_found() -> None:
+    assert compare("x", *noisy(15, 0.6, 0.03, 1)).verdict == "faster"
+
+
+def test_one_pair_gets_no_verdict() -> None:
+    result = compare("x", [1.0], [2.0])
+    assert (result.ratio, result.low, result.high, result.verdict) == (2.0, 2.0, 2.0, "unclear")
+
+
+def test_what_makes_no_pairs_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 native and 2 proxied"):
+        compare("x", [1.0], [1.0, 2.0])
