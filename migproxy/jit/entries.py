@@ -36,6 +36,7 @@ from migproxy.jit import submit
 from migproxy.jit.submit import (
     ASKED,
     DONE,
+    ask_event,
     copy_in,
     copy_on_device,
     copy_out,
@@ -58,6 +59,7 @@ NONE = c_symbol("_Py_NoneStruct")
 
 _EVENT_RECORD, _WAIT_EVENT = int(Op.EVENT_RECORD), int(Op.STREAM_WAIT_EVENT)
 _STREAM_SYNC, _CONTEXT_SYNC = int(Op.STREAM_SYNC), int(Op.CONTEXT_SYNC)
+_STREAM_QUERY, _EVENT_SYNC, _EVENT_QUERY = int(Op.STREAM_QUERY), int(Op.EVENT_SYNC), int(Op.EVENT_QUERY)
 _COOPERATIVE = layout.LAUNCH_COOPERATIVE
 # cudaMemcpyKind
 _TO_DEVICE, _TO_HOST, _ON_DEVICE = 1, 2, 3
@@ -418,6 +420,50 @@ def _ensure_context() -> U64:
     return result
 
 
+def cuStreamQuery(stream: U64) -> I32:
+    producer = load64(CURRENT)
+    if producer != 0:
+        result = submit_sync(producer, _STREAM_QUERY, stream, 0)
+        if result == DONE:
+            return 0
+        if result & 0xFF == ASKED:
+            return finish_status(load64(FINISH_STATUS), result >> 8)
+    return _fall_1(load64(FALLBACKS + 8 * 27), stream)
+
+
+def cuEventSynchronize(event: U64) -> I32:
+    producer = load64(CURRENT)
+    if producer != 0:
+        result = ask_event(producer, _EVENT_SYNC, event, 0)
+        if result == DONE:
+            return 0
+        if result & 0xFF == ASKED:
+            return finish_status(load64(FINISH_STATUS), result >> 8)
+    return _fall_1(load64(FALLBACKS + 8 * 28), event)
+
+
+def cuEventQuery(event: U64) -> I32:
+    producer = load64(CURRENT)
+    if producer != 0:
+        result = ask_event(producer, _EVENT_QUERY, event, 0)
+        if result == DONE:
+            return 0
+        if result & 0xFF == ASKED:
+            return finish_status(load64(FINISH_STATUS), result >> 8)
+    return _fall_1(load64(FALLBACKS + 8 * 29), event)
+
+
+def eventSynchronize(event: I64, skip: I32) -> U64:
+    producer = load64(CURRENT)
+    if producer != 0:
+        result = ask_event(producer, _EVENT_SYNC, event, 1)
+        if result == DONE:
+            return new_none()
+        if result & 0xFF == ASKED:
+            return finish_object(load64(FINISH_OBJECT), result >> 8)
+    return _fall_sync_object(load64(FALLBACKS + 8 * 30), event, skip)
+
+
 _DRIVER = "cuda.bindings.cydriver"
 _CUPY_DRIVER = "cupy_backends.cuda.api.driver"
 _CUPY_RUNTIME = "cupy_backends.cuda.api.runtime"
@@ -470,4 +516,8 @@ ENTRIES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     (_CUPY_RUNTIME, "int (int __pyx_skip_dispatch)", getDevice),
     (_CUPY_RUNTIME, "int (intptr_t, int __pyx_skip_dispatch)", streamIsCapturing),
     (_CUPY_RUNTIME, "PyObject *(void)", _ensure_context),
+    (_DRIVER, "CUresult (CUstream)", cuStreamQuery),
+    (_DRIVER, "CUresult (CUevent)", cuEventSynchronize),
+    (_DRIVER, "CUresult (CUevent)", cuEventQuery),
+    (_CUPY_RUNTIME, "PyObject *(intptr_t, int __pyx_skip_dispatch)", eventSynchronize),
 )

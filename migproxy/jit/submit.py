@@ -89,6 +89,7 @@ _LAUNCH, _COPY_HTOD, _COPY_DTOH, _COPY_DTOD = int(Op.LAUNCH), int(Op.COPY_HTOD),
 _MEMSET, _EVENT_RECORD, _WAIT_EVENT = int(Op.MEMSET), int(Op.EVENT_RECORD), int(Op.STREAM_WAIT_EVENT)
 _LAUNCH_SIZE = layout.LAUNCH.size
 _COPY_SIZE, _MEMSET_SIZE, _EVENT_SIZE = layout.COPY.size, layout.MEMSET.size, layout.EVENT.size
+_HANDLE_SIZE = layout.HANDLE.size
 _FUTEX_WAKE = 1
 _SYS_FUTEX = 202
 _EVERYBODY = 0x7FFFFFFF
@@ -384,6 +385,18 @@ def forget_range(producer: U64, start: U64) -> None:
         record = load64(producer + RANGES) + 16 * i
         if load64(record) == start:
             store64(record + 8, 0)
+
+
+def ask_event(producer: U64, op: U64, event: U64, gil: U64) -> U64:
+    """Ask about an event, or wait for it. DONE, LATER or ASKED."""
+    if is_live(load64(producer + EVENTS), layout.KIND_EVENT, event) == 0:
+        return LATER
+    slot = hot_begin(producer, 1)
+    if slot == 0:
+        return LATER
+    slot_header(slot, op, layout.FLAG_WAIT, _HANDLE_SIZE, 0)
+    store64(slot + layout.PAYLOAD_OFFSET, event)
+    return await_without_gil(producer, ring_publish(producer, 1), gil)
 
 
 # -- copies between host and device -----------------------------------------------------------------------------------

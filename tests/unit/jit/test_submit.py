@@ -473,6 +473,7 @@ def test_entries_use_machine_code_with_a_session_and_python_without(session: Ses
     capsules.replace(module, handlers)
     assert "cuLaunchKernel" in capsules.accelerate(module, lambda number: 0)
     record = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64)(capsules.pointer(module, "cuEventRecord"))
+    query = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint64)(capsules.pointer(module, "cuEventQuery"))
     sync = ctypes.CFUNCTYPE(ctypes.c_int)(capsules.pointer(module, "cuCtxSynchronize"))
     assert record(EVENT, 0) == 77
     assert calls == [("cuEventRecord", EVENT, 0)]
@@ -480,7 +481,8 @@ def test_entries_use_machine_code_with_a_session_and_python_without(session: Ses
     fast_path.attach(session)  # type: ignore[arg-type]
     try:
         calls.clear()
-        assert (record(EVENT, 0), sync()) == (0, 0)
+        assert (record(EVENT, 0), sync(), query(EVENT)) == (0, 0, 0)
+        assert server.seen == [Op.EVENT_RECORD, Op.CONTEXT_SYNC, Op.EVENT_QUERY]
         assert calls == []
         assert record(EVENT, 2) == 77  # the per-thread stream is Python's
         assert calls == [("cuEventRecord", EVENT, 2)]
@@ -516,6 +518,40 @@ def test_cupy_entries_return_none_and_raise(session: Session) -> None:
     finally:
         fast_path.detach()
         server.end()
+
+
+def test_every_entry_has_its_own_fallback(session: Session) -> None:
+    """Without a session each call reaches the Python handler of the same name, with its own arguments."""
+    for owner in ("cuda.bindings.cydriver", "cupy_backends.cuda.api.driver", "cupy_backends.cuda.api.runtime"):
+        module = make_module(owner)
+        called: list[tuple[Any, ...]] = []
+        capsules.replace(
+            module, {n: (lambda *a, n=n, called=called: called.append((n, *a)) or 0) for n in module.__pyx_capi__}
+        )  # type: ignore[misc]
+        capsules.accelerate(module)
+        for name, text in capsules.read(module).items():
+            prototype = capsules.parse_prototype(text)
+            kinds = {
+                4: ctypes.c_int64,
+                8: ctypes.c_uint64,
+                3: ctypes.c_int32,
+                7: ctypes.c_uint32,
+                6: ctypes.c_uint16,
+                5: ctypes.c_uint8,
+            }
+            optional = "opt_args" in text
+            count = len(prototype.parameters) - optional
+            parameters = [kinds[int(p.kind)] for p in prototype.parameters[:count]]
+            if prototype.skip_dispatch:
+                parameters.append(ctypes.c_int32)
+            if optional:
+                parameters.append(ctypes.c_uint64)
+            result = ctypes.py_object if int(prototype.result) == 11 else ctypes.c_int32
+            make = ctypes.PYFUNCTYPE if owner.startswith("cupy") else ctypes.CFUNCTYPE
+            values = list(range(10, 10 + count)) + [0] * (len(parameters) - count)
+            assert make(result, *parameters)(capsules.pointer(module, name))(*values) == 0
+            expected = (name, *values[:count], 0) if optional else (name, *values[:count])
+            assert called.pop() == expected
 
 
 def test_types_that_differ_stay_with_python() -> None:
