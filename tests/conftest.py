@@ -7,11 +7,11 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from processes import Finished, marked_processes, run_command
+from processes import Finished, RunScript, marked_processes, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 #: In the environment of every process that the tests start.
@@ -70,9 +70,6 @@ def close_own_session(mark: str) -> None:
     for pid, command in marked_processes(mark).items():
         if f"--parent-pid {os.getpid()} " in command:
             os.kill(pid, signal.SIGTERM)
-
-
-RunScript = Callable[..., Finished]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
@@ -34,6 +34,10 @@ class Finished(subprocess.CompletedProcess[str]):
     def said(self) -> str:
         """Everything about it, for an assertion's message."""
         return f"exit code {self.returncode}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
+
+
+#: The fixture ``run_script``.
+RunScript = Callable[..., Finished]
 
 
 def run_command(

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import RunScript
+from processes import RunScript
 
 CHECK = "\nassert int(cupy.arange(10).sum()) == 45\nprint('fine')\n"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import RunScript
+from processes import RunScript
 
 MEMORY = 256 << 20
 DEVICES = [pytest.param("software", MEMORY, id="software"), pytest.param("0", 2 << 30, id="gpu", marks=pytest.mark.gpu)]
