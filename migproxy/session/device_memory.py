@@ -50,9 +50,7 @@ class DeviceMemory:
         What the function's other sessions use of the quota.
     """
 
-    def __init__(
-        self, session: Session, base: int, size: int, quota: int, account: QuotaAccount | None = None
-    ) -> None:
+    def __init__(self, session: Session, base: int, size: int, quota: int, account: QuotaAccount | None = None) -> None:
         self._account = account
         self.lock = threading.RLock()
         self._session = session

@@ -63,9 +63,7 @@ def _get_cuda_build_version() -> int:
     return 12090
 
 
-def _preprocess_array(
-    arr_shape: Sequence[int], reduce_axis: Sequence[int], out_axis: Sequence[int], order: str
-) -> int:
+def _preprocess_array(arr_shape: Sequence[int], reduce_axis: Sequence[int], out_axis: Sequence[int], order: str) -> int:
     """Return how many elements a reduction gathers into one, checking that the axes are contiguous in the order."""
     permuted: Sequence[int]
     if order == "C":

@@ -32,8 +32,6 @@ def report(address: int, info: int) -> None:
         raw.write(address, info, np.int32)
 
 
-
-
 def orthogonal(dtype: Any, kind: str) -> str:
     """Return LAPACK's name of a routine on orthogonal or, for complex types, unitary matrices: ``"gqr"``, ``"mqr"``."""
     return ("un" if np.dtype(dtype).kind == "c" else "or") + kind
@@ -42,9 +40,7 @@ def orthogonal(dtype: Any, kind: str) -> str:
 # --- LU --------------------------------------------------------------------------------------------------------------
 
 
-def getrf(
-    dtype: type, handle: int, m: int, n: int, A: int, lda: int, work: int, devIpiv: int, devInfo: int
-) -> None:
+def getrf(dtype: type, handle: int, m: int, n: int, A: int, lda: int, work: int, devIpiv: int, devInfo: int) -> None:
     """P·A = L·U in place; a null pivot array means no pivoting."""
     a = raw.matrix(A, m, n, lda, dtype)
     if a.size == 0:
@@ -81,9 +77,7 @@ def _cholesky(dtype: type, uplo: int, n: int, address: int, lda: int) -> int:
     return int(info)
 
 
-def potrf(
-    dtype: type, handle: int, uplo: int, n: int, A: int, lda: int, work: int, lwork: int, devInfo: int
-) -> None:
+def potrf(dtype: type, handle: int, uplo: int, n: int, A: int, lda: int, work: int, lwork: int, devInfo: int) -> None:
     """Cholesky factor of one triangle, in place; the other triangle stays."""
     report(devInfo, _cholesky(dtype, uplo, n, A, lda))
 

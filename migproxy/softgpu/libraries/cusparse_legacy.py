@@ -46,17 +46,13 @@ def _permute(order: Array, *addresses: int) -> None:
             view[...] = view[order]
 
 
-def xcoosortByRow(
-    handle: int, m: int, n: int, nnz: int, cooRows: int, cooCols: int, P: int, pBuffer: int
-) -> None:
+def xcoosortByRow(handle: int, m: int, n: int, nnz: int, cooRows: int, cooCols: int, P: int, pBuffer: int) -> None:
     """Sort by row, then column; the permutation array is permuted along."""
     rows, columns = raw.array(cooRows, nnz, I32), raw.array(cooCols, nnz, I32)
     _permute(np.lexsort((columns, rows)), cooRows, cooCols, P)
 
 
-def xcoosortByColumn(
-    handle: int, m: int, n: int, nnz: int, cooRows: int, cooCols: int, P: int, pBuffer: int
-) -> None:
+def xcoosortByColumn(handle: int, m: int, n: int, nnz: int, cooRows: int, cooCols: int, P: int, pBuffer: int) -> None:
     """Sort by column, then row."""
     rows, columns = raw.array(cooRows, nnz, I32), raw.array(cooCols, nnz, I32)
     _permute(np.lexsort((rows, columns)), cooRows, cooCols, P)

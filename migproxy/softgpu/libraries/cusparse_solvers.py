@@ -199,9 +199,7 @@ def gtsv2_buffer_size(dtype: type, handle: int, m: int, n: int, dl: int, d: int,
     return 1
 
 
-def gtsv2(
-    dtype: type, handle: int, m: int, n: int, dl: int, d: int, du: int, B: int, ldb: int, pBuffer: int
-) -> None:
+def gtsv2(dtype: type, handle: int, m: int, n: int, dl: int, d: int, du: int, B: int, ldb: int, pBuffer: int) -> None:
     """Solve a tridiagonal system for many right-hand sides."""
     if m < 3:
         raise CuSparseError(INVALID_VALUE, f"gtsv2 needs at least 3 unknowns, not {m}")

@@ -155,9 +155,7 @@ def scalar(address: int, compute_type: int) -> Any:
     return raw.read(address, DATA_TYPES[kind].compute if kind == 2 else dtype_of(kind))
 
 
-def csr(
-    descr: int, m: int, n: int, nnz: int, values: int, row_offsets: int, columns: int, dtype: npt.DTypeLike
-) -> Any:
+def csr(descr: int, m: int, n: int, nnz: int, values: int, row_offsets: int, columns: int, dtype: npt.DTypeLike) -> Any:
     """Return a legacy CSR matrix with 32-bit indices as a SciPy sparse array; its values are a view."""
     return csr_of(raw.array(values, nnz, dtype), descr, m, n, row_offsets, columns)
 

@@ -192,9 +192,7 @@ def createElementwiseTrinary(
     return _operations.add(Operation("elementwise", operands, _binary(opAB, opABC)))
 
 
-def createPermutation(
-    handle: int, descA: int, modeA: int, opA: int, descB: int, modeB: int, descCompute: int
-) -> int:
+def createPermutation(handle: int, descA: int, modeA: int, opA: int, descB: int, modeB: int, descCompute: int) -> int:
     """Describe B = alpha·opA(A), with modes permuted."""
     return _operations.add(Operation("permutation", (_operand(descA, modeA, opA), _operand(descB, modeB))))
 

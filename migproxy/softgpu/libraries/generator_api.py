@@ -114,9 +114,7 @@ class Generator:
     def _check_output_array(self, dtype: Any, size: Size, out: Array, check_only_c_cont: bool = False) -> None:
         dtype = np.dtype(dtype)
         if out.dtype.char != dtype.char:
-            raise TypeError(
-                f"Supplied output array has the wrong type. Expected {dtype.name}, got {out.dtype.name}"
-            )
+            raise TypeError(f"Supplied output array has the wrong type. Expected {dtype.name}, got {out.dtype.name}")
         if not out.flags.c_contiguous and (check_only_c_cont or not out.flags.f_contiguous):
             raise ValueError("Supplied output array is not contiguous, writable or aligned.")
         if size is not None and _shape(size) != out.shape:

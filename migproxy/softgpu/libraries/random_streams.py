@@ -164,4 +164,3 @@ def poisson_of(bits: Array, mean: float) -> Array:
     """Map 32 bits to Poisson numbers by the inverse of the distribution function."""
     numbers: Array = stats.poisson.ppf((bits + 0.5) * 2.0**-32, mean)
     return numbers.astype(np.uint32)
-

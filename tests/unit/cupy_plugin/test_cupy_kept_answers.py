@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from cupy_loopback import Loopback, loopback
-
 from migproxy_plugins.cupy import standin
 
 __all__ = ["loopback"]
