@@ -10,7 +10,7 @@ from migproxy.session import api
 #: so that libraries
 #: take the way that works.
 OVERRIDES: Final[dict[int, int]] = {
-    102: 0,  # VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
+    102: 1,  # VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
     103: 0,  # HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED
     104: 0,  # HANDLE_TYPE_WIN32_HANDLE_SUPPORTED
     105: 0,  # HANDLE_TYPE_WIN32_KMT_HANDLE_SUPPORTED

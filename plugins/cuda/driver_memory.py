@@ -308,7 +308,7 @@ def cuPointerSetAttribute(value: int, attribute: int, pointer: int) -> None:
         _sync_memops.discard(facts.base)
 
 
-_VIRTUAL = "mapping physical memory by hand is the executor's job; use cuMemAlloc or a memory pool"
+_VIRTUAL = "memory cannot leave its session, nor back sparse arrays"
 
 
 def _refused(name: str, why: str) -> None:
@@ -321,17 +321,6 @@ def _refused(name: str, why: str) -> None:
 
 
 for _name in (
-    "cuMemAddressReserve",
-    "cuMemAddressFree",
-    "cuMemCreate",
-    "cuMemRelease",
-    "cuMemMap",
-    "cuMemUnmap",
-    "cuMemSetAccess",
-    "cuMemGetAccess",
-    "cuMemGetAllocationGranularity",
-    "cuMemGetAllocationPropertiesFromHandle",
-    "cuMemRetainAllocationHandle",
     "cuMemExportToShareableHandle",
     "cuMemImportFromShareableHandle",
     "cuMemGetHandleForAddressRange",

@@ -37,6 +37,7 @@ _FAMILIES = (
     "nodes",
     "pools",
     "streams",
+    "virtual",
 )
 
 

@@ -121,8 +121,8 @@ def test_advice_on_managed_memory_is_remembered(session: FakeSession) -> None:
 
 def test_what_is_refused_is_not_advertised(session: FakeSession) -> None:
     small = Out(ctypes.c_int)
-    session.attributes |= {102: 1, 120: 1, 115: 0}
-    for attribute, value in ((102, 0), (120, 0), (115, 1)):
+    session.attributes |= {103: 1, 120: 1, 115: 0}
+    for attribute, value in ((103, 0), (120, 0), (115, 1)):
         assert call("cuDeviceGetAttribute", small.at, attribute, 0) == 0
         assert small.value == value
 
@@ -231,7 +231,7 @@ def test_entry_points(session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> 
     assert call("cuGetExportTable", pointer.at, 0) == 500
 
 
-@pytest.mark.parametrize("name", ["cuIpcGetMemHandle", "cuMemAddressReserve", "cuCtxRecordEvent"])
+@pytest.mark.parametrize("name", ["cuIpcGetMemHandle", "cuMemExportToShareableHandle", "cuCtxRecordEvent"])
 def test_refused_by_name(session: FakeSession, name: str, caplog: pytest.LogCaptureFixture) -> None:
     arguments = (FakeSession.CONTEXT, 0) if name == "cuCtxRecordEvent" else (0,) * 5
     with caplog.at_level("WARNING", logger="migproxy.cuda"):
