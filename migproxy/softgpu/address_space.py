@@ -37,6 +37,7 @@ class Physical:
     handle: int = 0
     parked: int = 0
     mapping: Mapping | None = None
+    touched: bool = False  # it may hold something: access was given once
 
 
 @dataclass
@@ -303,7 +304,7 @@ class AddressSpace:
                 raise CudaError(status.INVALID_VALUE, f"[{base:#x}, +{size:#x}) cuts through a mapping")
             for mapping in found:
                 memory = mapping.memory
-                if memory.references and mapping.access:
+                if memory.references and memory.touched:
                     try:
                         memory.parked = raw.reserve(memory.size)
                     except OSError as error:
@@ -321,6 +322,7 @@ class AddressSpace:
                 raise CudaError(status.INVALID_VALUE, f"access flags {flags}")
             for mapping in self._whole_mappings(base, size):
                 mapping.access[device.ordinal] = flags
+                mapping.memory.touched = mapping.memory.touched or flags != 0
                 # One process serves all devices: the strongest access of any of them holds for all.
                 try:
                     raw.protect(mapping.base, mapping.size, _PROTECTION[max(mapping.access.values())])

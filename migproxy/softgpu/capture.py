@@ -43,6 +43,9 @@ class Node:
     params: object = None
     after: list[Node] = field(default_factory=list)
     handle: int = 0
+    attributes: dict[int, bytes] = field(default_factory=dict)
+    #: Keeps alive what the last question for its parameters gave out.
+    handed_out: object = None
 
 
 @dataclass(eq=False)
@@ -52,6 +55,8 @@ class Graph:
     nodes: list[Node] = field(default_factory=list)
     handle: int = 0
     register: Callable[[object], int] | None = None
+    #: In a clone: the original's nodes → this one's.
+    twins: dict[Node, Node] = field(default_factory=dict)
 
     def add(
         self,

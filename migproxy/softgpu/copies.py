@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import NamedTuple
 
 from migproxy.errors import CudaError
 from migproxy.softgpu import errors_table as status
@@ -28,6 +29,14 @@ _HOST, _DEVICE, _ARRAY, _UNIFIED = 1, 2, 3, 4
 _LEGACY = 0
 
 Range = tuple[int, int]
+
+
+class BoxCopy(NamedTuple):
+    """What a copy of boxes was asked for."""
+
+    destination: raw.Box
+    source: raw.Box
+    extent: tuple[int, int, int]
 
 
 class CopyApi(ArrayApi):
@@ -70,7 +79,7 @@ class CopyApi(ArrayApi):
                     raw.memmove(destination, source, size)
 
         stream.submit(
-            NodeKind.MEMCPY, run, wait=mode == "wait", quick=size <= _QUICK, params=(destination, source, size)
+            NodeKind.MEMCPY, run, wait=mode == "wait", quick=size <= _QUICK, params=_line(destination, source, size)
         )
 
     def _mode(self, *host: Range) -> str:
@@ -239,7 +248,7 @@ class CopyApi(ArrayApi):
         if not wait and host:
             sides = [(box.address, box.span(*extent)) for box in (destination, source)]
             wait = self._mode(*sides) == "pageable" and stream.capture is None
-        stream.submit(NodeKind.MEMCPY, run, wait=wait)
+        stream.submit(NodeKind.MEMCPY, run, wait=wait, params=BoxCopy(destination, source, extent))
 
     def box_copy(self, destination: raw.Box, source: raw.Box, extent: tuple[int, int, int]) -> Callable[[], None]:
         """Check a box copy and make its operation."""
@@ -262,7 +271,8 @@ class CopyApi(ArrayApi):
         if count == 0:
             return
         run = self.fill_operation(address, 0, value, width, count, 1)
-        stream.submit(NodeKind.MEMSET, run, quick=count * width <= _QUICK)
+        params = (address, 0, value, width, count, 1)
+        stream.submit(NodeKind.MEMSET, run, quick=count * width <= _QUICK, params=params)
 
     def fill_operation(
         self, address: int, pitch: int, value: int, width: int, count: int, height: int
@@ -290,7 +300,8 @@ class CopyApi(ArrayApi):
     def _fill_2d(self, handle: int, address: int, pitch: int, value: int, width: int, count: int, height: int) -> None:
         stream = self.stream(handle)
         if count and height:
-            stream.submit(NodeKind.MEMSET, self.fill_operation(address, pitch, value, width, count, height))
+            run = self.fill_operation(address, pitch, value, width, count, height)
+            stream.submit(NodeKind.MEMSET, run, params=(address, pitch, value, width, count, height))
 
     @entry
     def cuMemsetD8(self, dstDevice: int, uc: int, N: int) -> None:
@@ -339,3 +350,7 @@ class CopyApi(ArrayApi):
     @entry
     def cuMemsetD2D32Async(self, dstDevice: int, dstPitch: int, ui: int, Width: int, Height: int, hStream: int) -> None:
         self._fill_2d(hStream, dstDevice, dstPitch, ui, 4, Width, Height)
+
+
+def _line(destination: int, source: int, size: int) -> BoxCopy:
+    return BoxCopy(raw.Box(destination, size, 0), raw.Box(source, size, 0), (size, 1, 1))

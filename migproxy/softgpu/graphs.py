@@ -13,13 +13,14 @@ from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
 from migproxy.softgpu.capture import Graph, Node, NodeKind
 from migproxy.softgpu.captures import CaptureApi
+from migproxy.softgpu.copies import BoxCopy
 from migproxy.softgpu.host_calls_unsafe import call_host_function
-from migproxy.softgpu.launch import gather_params, launch_operation
+from migproxy.softgpu.launch import Launch, gather_params, launch_operation
 from migproxy.softgpu.state import entry, need
 
-_KERNEL_PARAMS = struct.Struct("<QIIIIIIIxxxxQQQQ")  # function, grid, block, shared, params, extra, kernel, context
-_MEMSET_PARAMS = struct.Struct("<QQIIQQ")  # address, pitch, value, element size, width, height
-_HOST_PARAMS = struct.Struct("<QQ")
+KERNEL_PARAMS = struct.Struct("<QIIIIIIIxxxxQQQQ")  # function, grid, block, shared, params, extra, kernel, context
+MEMSET_PARAMS = struct.Struct("<QQIIQQ")  # address, pitch, value, element size, width, height
+HOST_PARAMS = struct.Struct("<QQ")
 
 
 @dataclass(eq=False)
@@ -58,12 +59,16 @@ class GraphApi(CaptureApi):
     @entry
     def cuGraphClone(self, phGraphClone: int, originalGraph: int) -> None:
         need(phGraphClone)
-        original, clone = self._graph(originalGraph), self._new_graph()
-        twins: dict[Node, Node] = {}
+        raw.write_u64(phGraphClone, self.clone(self._graph(originalGraph)).handle)
+
+    def clone(self, original: Graph) -> Graph:
+        """Copy a graph, child graphs included."""
+        clone = self._new_graph()
         for node in original.ordered():
-            after = [twins[before] for before in node.after]
-            twins[node] = clone.add(node.kind, node.run, after, foreign=node.foreign, params=node.params)
-        raw.write_u64(phGraphClone, clone.handle)
+            after = [clone.twins[before] for before in node.after]
+            params = self.clone(node.params) if isinstance(node.params, Graph) else node.params
+            clone.twins[node] = clone.add(node.kind, node.run, after, foreign=node.foreign, params=params)
+        return clone
 
     def _add(
         self,
@@ -90,12 +95,13 @@ class GraphApi(CaptureApi):
     def cuGraphAddKernelNode(
         self, phGraphNode: int, hGraph: int, dependencies: int, numDependencies: int, nodeParams: int
     ) -> None:
-        run = self._kernel_node(nodeParams)
+        run = self.kernel_node(nodeParams)
         self._add(phGraphNode, hGraph, dependencies, numDependencies, NodeKind.KERNEL, run, params=run)
 
-    def _kernel_node(self, address: int) -> Callable[[], None]:
+    def kernel_node(self, address: int) -> Launch:
+        """The launch that a ``CUDA_KERNEL_NODE_PARAMS`` asks for."""
         need(address)
-        handle, gx, gy, gz, bx, by, bz, shared, params, extra, kernel, _ = raw.unpack(_KERNEL_PARAMS, address)
+        handle, gx, gy, gz, bx, by, bz, shared, params, extra, kernel, _ = raw.unpack(KERNEL_PARAMS, address)
         function = self.function(handle or kernel)
         return launch_operation(function, (gx, gy, gz), (bx, by, bz), shared, gather_params(function, params, extra))
 
@@ -103,26 +109,34 @@ class GraphApi(CaptureApi):
     def cuGraphAddMemcpyNode(
         self, phGraphNode: int, hGraph: int, dependencies: int, numDependencies: int, copyParams: int, ctx: int
     ) -> None:
-        destination, source, extent, _ = self.parse_copy_3d(copyParams)
-        run = self.box_copy(destination, source, extent)
-        self._add(phGraphNode, hGraph, dependencies, numDependencies, NodeKind.MEMCPY, run)
+        run, params = self.copy_node(copyParams)
+        self._add(phGraphNode, hGraph, dependencies, numDependencies, NodeKind.MEMCPY, run, params=params)
+
+    def copy_node(self, address: int) -> tuple[Callable[[], None], BoxCopy]:
+        """The copy that a ``CUDA_MEMCPY3D`` asks for."""
+        destination, source, extent, _ = self.parse_copy_3d(address)
+        return self.box_copy(destination, source, extent), BoxCopy(destination, source, extent)
 
     @entry
     def cuGraphAddMemsetNode(
         self, phGraphNode: int, hGraph: int, dependencies: int, numDependencies: int, memsetParams: int, ctx: int
     ) -> None:
-        need(memsetParams)
-        address, pitch, value, width, count, height = raw.unpack(_MEMSET_PARAMS, memsetParams)
-        need(width in (1, 2, 4), f"element size {width}")
-        run = self.fill_operation(address, pitch, value, width, count, height)
-        self._add(phGraphNode, hGraph, dependencies, numDependencies, NodeKind.MEMSET, run)
+        run, params = self.memset_node(memsetParams)
+        self._add(phGraphNode, hGraph, dependencies, numDependencies, NodeKind.MEMSET, run, params=params)
+
+    def memset_node(self, address: int) -> tuple[Callable[[], None], tuple[int, ...]]:
+        """The fill that a ``CUDA_MEMSET_NODE_PARAMS`` asks for."""
+        need(address)
+        params = raw.unpack(MEMSET_PARAMS, address)
+        need(params[3] in (1, 2, 4), f"element size {params[3]}")
+        return self.fill_operation(*params), params
 
     @entry
     def cuGraphAddHostNode(
         self, phGraphNode: int, hGraph: int, dependencies: int, numDependencies: int, nodeParams: int
     ) -> None:
         need(nodeParams)
-        function, data = raw.unpack(_HOST_PARAMS, nodeParams)
+        function, data = raw.unpack(HOST_PARAMS, nodeParams)
         self._add(
             phGraphNode,
             hGraph,
@@ -138,17 +152,9 @@ class GraphApi(CaptureApi):
     def cuGraphAddChildGraphNode(
         self, phGraphNode: int, hGraph: int, dependencies: int, numDependencies: int, childGraph: int
     ) -> None:
-        child = _instantiate(self._graph(childGraph), 0)
-        self._add(
-            phGraphNode,
-            hGraph,
-            dependencies,
-            numDependencies,
-            NodeKind.GRAPH,
-            child.run,
-            foreign=child.foreign,
-            params=childGraph,
-        )
+        child = self.clone(self._graph(childGraph))
+        # It runs what it holds when the whole is instantiated.
+        self._add(phGraphNode, hGraph, dependencies, numDependencies, NodeKind.GRAPH, None, params=child)
 
     @entry
     def cuGraphAddEventRecordNode(
@@ -229,18 +235,18 @@ class GraphApi(CaptureApi):
     def cuGraphInstantiate(self, phGraphExec: int, hGraph: int, *rest: int) -> None:
         # CUDA 12 and 13: (…, flags); before: (…, error node, log buffer, its size).
         need(phGraphExec and len(rest) in (1, 3), "cuGraphInstantiate takes 3 or 5 arguments")
-        made = _instantiate(self._graph(hGraph), rest[0] if len(rest) == 1 else 0)
+        made = instantiate(self._graph(hGraph), rest[0] if len(rest) == 1 else 0)
         raw.write_u64(phGraphExec, self.handles.add(made))
 
     @entry
     def cuGraphInstantiateWithFlags(self, phGraphExec: int, hGraph: int, flags: int) -> None:
-        raw.write_u64(phGraphExec, self.handles.add(_instantiate(self._graph(hGraph), flags)))
+        raw.write_u64(phGraphExec, self.handles.add(instantiate(self._graph(hGraph), flags)))
 
     @entry
     def cuGraphInstantiateWithParams(self, phGraphExec: int, hGraph: int, instantiateParams: int) -> None:
         need(phGraphExec and instantiateParams)
         flags = raw.read_u64(instantiateParams)
-        raw.write_u64(phGraphExec, self.handles.add(_instantiate(self._graph(hGraph), flags)))
+        raw.write_u64(phGraphExec, self.handles.add(instantiate(self._graph(hGraph), flags)))
         raw.write_u64(instantiateParams + 16, 0)
         raw.write_u32(instantiateParams + 24, 0)
 
@@ -266,7 +272,7 @@ class GraphApi(CaptureApi):
     def cuGraphExecUpdate(self, hGraphExec: int, hGraph: int, resultInfo: int) -> None:
         executable, graph = self._executable(hGraphExec), self._graph(hGraph)
         same = len(executable.order) == len(graph.nodes)
-        fresh = _instantiate(graph, 0) if same else executable
+        fresh = instantiate(graph) if same else executable
         same = same and [node.kind for node in executable.order] == [node.kind for node in fresh.order]
         if resultInfo:
             raw.write_bytes(resultInfo, struct.pack("<IxxxxQQ", 0 if same else 2, 0, 0))
@@ -277,18 +283,6 @@ class GraphApi(CaptureApi):
     def cuGraphExecDestroy(self, hGraphExec: int) -> None:
         self._executable(hGraphExec)
         self.handles.drop(hGraphExec)
-
-    @entry
-    def cuGraphExecKernelNodeSetParams(self, hGraphExec: int, hNode: int, nodeParams: int) -> None:
-        executable, node = self._executable(hGraphExec), self._node(hNode)
-        need(node in executable.order and node.kind == NodeKind.KERNEL, "no kernel node of this graph")
-        executable.runs[executable.order.index(node)] = self._kernel_node(nodeParams)
-
-    @entry
-    def cuGraphKernelNodeSetParams(self, hNode: int, nodeParams: int) -> None:
-        node = self._node(hNode)
-        need(node.kind == NodeKind.KERNEL, "not a kernel node")
-        node.run = self._kernel_node(nodeParams)
 
     @entry
     def cuGraphNodeSetEnabled(self, hGraphExec: int, hNode: int, isEnabled: int) -> None:
@@ -306,9 +300,22 @@ class GraphApi(CaptureApi):
         raw.write_u32(isEnabled, int(node not in executable.disabled))
 
 
-def _instantiate(graph: Graph, flags: int) -> Executable:
-    order = graph.ordered()
-    return Executable(order, [node.run for node in order], any(node.foreign for node in order), flags)
+def instantiate(graph: Graph, flags: int = 0) -> Executable:
+    """Fix the order in which a graph's nodes run, and what they run."""
+    order, runs, foreign = graph.ordered(), [], False
+    for node in order:
+        run, outside = node_run(node)
+        runs.append(run)
+        foreign = foreign or outside
+    return Executable(order, runs, foreign, flags)
+
+
+def node_run(node: Node) -> tuple[Callable[[], None] | None, bool]:
+    """What a node runs, and whether that calls the application's code."""
+    if isinstance(node.params, Graph):
+        child = instantiate(node.params)
+        return child.run, child.foreign
+    return node.run, node.foreign
 
 
 def _write_nodes(nodes: list[Node], out: int, count: int) -> None:

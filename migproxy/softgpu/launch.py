@@ -30,6 +30,31 @@ _TUNING_ATTRIBUTES = {0, 1, 3, 5, 6, 8, 9, 10, 14}
 Dim = tuple[int, int, int]
 
 
+class Launch:
+    """A launch, checked and ready: calling it runs the kernel."""
+
+    __slots__ = ("_launch", "block", "function", "grid", "params", "shared")
+
+    def __init__(
+        self,
+        launch: Callable[[Dim, Dim, int, int], None],
+        function: Function,
+        grid: Dim,
+        block: Dim,
+        shared: int,
+        params: raw.Buffer,
+    ) -> None:
+        self._launch = launch
+        self.function = function
+        self.grid = grid
+        self.block = block
+        self.shared = shared
+        self.params = params
+
+    def __call__(self) -> None:
+        self._launch(self.grid, self.block, self.shared, self.params.address)
+
+
 class LaunchApi(FunctionApi):
     """``cuLaunchKernel*`` and ``cuOccupancy*``."""
 
@@ -256,7 +281,7 @@ def _launch_attributes(address: int, count: int) -> bool:
 
 def launch_operation(
     function: Function, grid: Dim, block: Dim, shared: int, params: raw.Buffer, *, cooperative: bool = False
-) -> Callable[[], None]:
+) -> Launch:
     """Check a launch against the card's and the kernel's limits and make its operation.
 
     Raises
@@ -297,7 +322,4 @@ def launch_operation(
                 raise CudaError(status.NOT_SUPPORTED, "cooperative launches of more than one block are not supported")
             launch = together
 
-    def run() -> None:
-        launch(grid, block, shared, params.address)
-
-    return run
+    return Launch(launch, function, grid, block, shared, params)

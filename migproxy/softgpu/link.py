@@ -8,7 +8,7 @@ from migproxy.errors import CudaError
 from migproxy.softgpu import container, images
 from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
-from migproxy.softgpu.graphs import GraphApi
+from migproxy.softgpu.graph_nodes import GraphNodeApi
 from migproxy.softgpu.modules import read_options
 from migproxy.softgpu.state import entry, need
 
@@ -23,7 +23,7 @@ class LinkState:
     output: raw.Buffer | None = None
 
 
-class LinkApi(GraphApi):
+class LinkApi(GraphNodeApi):
     """``cuLink*``."""
 
     def _link(self, handle: int) -> LinkState:

@@ -135,3 +135,75 @@ def test_host_nodes_run_in_their_place(session: Session) -> None:
     session.ok("cuStreamSynchronize", stream)
     assert seen == [1, 1]
     assert _word(session, memory) == 2
+
+
+def _handles(session: Session, graph: int, count: int) -> list[int]:
+    room = session.data(struct.pack("<Q", count))
+    out = session.data(bytes(8 * count))
+    session.ok("cuGraphGetNodes", graph, out, room)
+    return list(struct.unpack(f"<{count}Q", ctypes.string_at(out, 8 * count)))
+
+
+def test_parameters_of_captured_nodes_can_be_read_and_changed(session: Session) -> None:
+    stream, memory, store = session.stream(), session.alloc(16), session.function("store")
+    session.ok("cuStreamBeginCapture", stream, RELAXED)
+    session.ok("cuMemsetD32Async", memory, 5, 2, stream)
+    assert session.launch(store, stream, memory, 41) == 0
+    session.ok("cuMemcpyDtoDAsync", memory + 8, memory, 8, stream)
+    graph = _end(session, stream)
+    fill, kernel, copy = _handles(session, graph, 3)
+    into = session.data(bytes(256))
+
+    session.ok("cuGraphMemsetNodeGetParams", fill, into)
+    assert struct.unpack("<QQIIQQ", ctypes.string_at(into, 40)) == (memory, 0, 5, 4, 2, 1)
+    session.ok("cuGraphMemsetNodeSetParams", fill, session.data(struct.pack("<QQIIQQ", memory, 0, 6, 4, 2, 1)))
+
+    session.ok("cuGraphKernelNodeGetParams", kernel, into)
+    function, *numbers, table = struct.unpack("<Q7I4xQ", ctypes.string_at(into, 48))
+    assert (function, numbers) == (store, [1, 1, 1, 32, 1, 1, 0])
+    pointers = struct.unpack("<QQ", ctypes.string_at(table, 16))
+    assert ctypes.c_uint32.from_address(pointers[1]).value == 41
+    executable = session.u64("cuGraphInstantiate", graph, 0)
+    changed = session.data(struct.pack("<QQ", pointers[0], session.data(struct.pack("<I", 42))))
+    again = session.data(ctypes.string_at(into, 40) + struct.pack("<QQQQ", changed, 0, 0, 0))
+    session.ok("cuGraphExecKernelNodeSetParams", executable, kernel, again)
+
+    session.ok("cuGraphMemcpyNodeGetParams", copy, into)
+    fields = struct.unpack("<QQQQI4xQQQQQQ QQQQI4xQQQQQQ QQQ", ctypes.string_at(into, 200))
+    assert (fields[4], fields[6], fields[15], fields[17], fields[22:]) == (2, memory, 2, memory + 8, (8, 1, 1))
+    assert session.cuda.cuGraphMemsetNodeGetParams(copy, into) == 1
+
+    session.ok("cuGraphLaunch", executable, 0)
+    assert session.read(memory, 16) == struct.pack("<4I", 42, 6, 42, 6)
+
+
+def test_child_graphs_are_copies_and_clones_know_their_twins(session: Session) -> None:
+    memory = session.alloc(4)
+    child, parent = session.u64("cuGraphCreate", 0), session.u64("cuGraphCreate", 0)
+    fill = session.data(struct.pack("<QQIIQQ", memory, 0, 3, 4, 1, 1))
+    original = session.u64("cuGraphAddMemsetNode", child, 0, 0, fill, 0)
+    node = session.u64("cuGraphAddChildGraphNode", parent, 0, 0, child)
+    session.ok("cuGraphMemsetNodeSetParams", original, session.data(struct.pack("<QQIIQQ", memory, 0, 4, 4, 1, 1)))
+    executable = session.u64("cuGraphInstantiate", parent, 0)
+    session.ok("cuGraphLaunch", executable, 0)
+    assert _word(session, memory) == 3
+    session.ok("cuGraphExecChildGraphNodeSetParams", executable, node, child)
+    session.ok("cuGraphLaunch", executable, 0)
+    assert _word(session, memory) == 4
+    session.ok("cuGraphChildGraphNodeGetGraph", node, session.at)
+    assert _count(session, "cuGraphGetNodes", ctypes.c_uint64.from_address(session.at).value) == 1
+    clone = session.u64("cuGraphClone", child)
+    assert session.u64("cuGraphNodeFindInClone", original, clone) == _handles(session, clone, 1)[0]
+    assert session.cuda.cuGraphNodeFindInClone(session.at, node, clone) == 1
+
+
+def test_edges_can_be_removed(session: Session) -> None:
+    graph = session.u64("cuGraphCreate", 0)
+    first = session.u64("cuGraphAddEmptyNode", graph, 0, 0)
+    second = session.u64("cuGraphAddEmptyNode", graph, session.data(struct.pack("<Q", first)), 1)
+    edge = session.data(struct.pack("<QQ", first, second))
+    session.ok("cuGraphGetEdges", graph, 0, 0, session.at)
+    assert ctypes.c_uint64.from_address(session.at).value == 1
+    session.ok("cuGraphRemoveDependencies", graph, edge, edge + 8, 1)
+    assert session.cuda.cuGraphRemoveDependencies(graph, edge, edge + 8, 1) == 1
+    assert _count(session, "cuGraphGetRootNodes", graph) == 2

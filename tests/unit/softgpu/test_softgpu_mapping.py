@@ -139,5 +139,5 @@ class Mapping(RuleBasedStateMachine):
         self.session.ok("cuDevicePrimaryCtxReset", 0)
 
 
-Mapping.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+Mapping.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
 TestMapping = Mapping.TestCase
