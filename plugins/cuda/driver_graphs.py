@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from migproxy_plugins.cuda import status as st
+from migproxy_plugins.cuda.driver_nodes import forget_graph
 from migproxy_plugins.cuda.memory_unsafe import call_host_function, get_u64, put_u32, put_u64
 from migproxy_plugins.cuda.registry import refuse, serves
 
@@ -50,6 +51,7 @@ def cuGraphUpload(executable: int, stream: int) -> None:
 @serves()
 def cuGraphDestroy(graph: int) -> None:
     api.graph_destroy(graph)
+    forget_graph(graph)
     _drop_all(graph)
 
 

@@ -43,6 +43,14 @@ _UNION = 16  # CUgraphNodeParams: type, reserved, then the union
 #: node → what it was given
 _kernels: dict[int, tuple[bytes, KernelArguments]] = {}
 _plain: dict[int, bytes] = {}
+_of_graph: dict[int, list[int]] = {}
+
+
+def forget_graph(graph: int) -> None:
+    """Forget what the nodes of a destroyed graph were given."""
+    for node in _of_graph.pop(graph, ()):
+        _kernels.pop(node, None)
+        _plain.pop(node, None)
 
 
 def kernel_inputs(parameters: int) -> tuple[list[Any], tuple[bytes, KernelArguments]]:
@@ -83,6 +91,7 @@ def _add(name: str, out: int, graph: int, dependencies: int, count: int, inputs:
     if status:
         raise CudaError(status, name)
     put_u64(out, outs[0])
+    _of_graph.setdefault(graph, []).append(outs[0])
     return int(outs[0])
 
 

@@ -74,6 +74,7 @@ class _Call:
         self._rule = rule
         self._buffers: list[Any] = []  # outputs, in order
         self._inputs: list[Any] = []
+        self._destroyed: list[tuple[int, int]] = []
         self._lists: list[int] = []
         self.arguments: list[int] = []
         rest = iter(inputs)
@@ -121,6 +122,9 @@ class _Call:
             return ctypes.addressof(array) if real else 0
         if name == "h":
             return self._real(KINDS[detail], value)
+        if name == "dh":
+            self._destroyed.append((KINDS[detail], value))
+            return self._real(KINDS[detail], value)
         if not isinstance(value, int):
             raise ProtocolError("an integer was expected")
         if name == "p":
@@ -140,6 +144,8 @@ class _Call:
 
     def outputs(self) -> tuple[Any, ...]:
         """Return what the call wrote, handles entered into the session's tables."""
+        for kind_, handle in self._destroyed:
+            self._session.handles.remove(kind_, handle)
         outs: list[Any] = []
         buffers = iter(self._buffers)
         for kind in self._rule:

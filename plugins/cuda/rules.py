@@ -7,6 +7,7 @@ A rule lists the C function's arguments in order:
 ``i32`` …        a C integer, passed as it is (``i32``, ``u32``, ``i64``, ``u64``)
 ``device``       an ordinal; 0 is the only one
 ``h:KIND``       a handle of `KIND`, translated by the session's table; 0 stays 0
+``dh:KIND``      a handle whose object the function destroys
 ``hs:KIND``      an array of handles; its length is the ``count`` argument that follows
 ``count``        the length of the array before it
 ``oh:KIND``      output: a new object of `KIND`, entered into the session's table
@@ -54,7 +55,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     "cuGraphAddEventWaitNode": (*_NODE, "h:EVENT"),
     "cuGraphAddDependencies": ("h:GRAPH", "hs:GRAPH_NODE", "hs:GRAPH_NODE", "count"),
     "cuGraphRemoveDependencies": ("h:GRAPH", "hs:GRAPH_NODE", "hs:GRAPH_NODE", "count"),
-    "cuGraphDestroyNode": ("h:GRAPH_NODE",),
+    "cuGraphDestroyNode": ("dh:GRAPH_NODE",),
     "cuGraphNodeGetType": ("h:GRAPH_NODE", "oi:i32"),
     "cuGraphGetNodes": ("h:GRAPH", "ohs:GRAPH_NODE", "capacity"),
     "cuGraphGetRootNodes": ("h:GRAPH", "ohs:GRAPH_NODE", "capacity"),

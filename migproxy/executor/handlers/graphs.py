@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -57,10 +58,28 @@ def graph_launch(state: SessionState, command: Command) -> Result:
     return None
 
 
+def _forget_nodes(state: SessionState, graph: int) -> None:
+    """Take a graph's nodes out of the tables: their handles must not outlive them."""
+    known = state.handles.all(layout.KIND_GRAPH_NODE)
+    if not known:
+        return
+    count = ctypes.c_uint64()
+    state.driver.call("cuGraphGetNodes", graph, 0, ctypes.addressof(count))
+    if not count.value:
+        return
+    nodes = (ctypes.c_uint64 * count.value)()
+    state.driver.call("cuGraphGetNodes", graph, ctypes.addressof(nodes), ctypes.addressof(count))
+    gone = set(nodes)
+    for handle in [handle for handle, real in known.items() if real in gone]:
+        state.handles.remove(layout.KIND_GRAPH_NODE, handle)
+
+
 @handles(Op.GRAPH_DESTROY)
 def graph_destroy(state: SessionState, command: Command) -> Result:
     (handle,) = layout.HANDLE.unpack_from(command.payload)
     kind = handle >> layout.HANDLE_KIND_SHIFT
+    if kind == layout.KIND_GRAPH:
+        _forget_nodes(state, state.handles.real(kind, handle))
     name = "cuGraphExecDestroy" if kind == layout.KIND_GRAPH_EXEC else "cuGraphDestroy"
     state.driver.call(name, state.handles.remove(kind, handle))
     return None

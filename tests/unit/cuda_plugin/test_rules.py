@@ -75,7 +75,7 @@ class Driver:
         return 0
 
     def cuGraphDestroyNode(self, node: int) -> int:
-        return 400
+        return 0 if node == 0xBB01 else 400
 
     def cuStreamGetCaptureInfo(self, stream: int, status: int, number: int, graph: int, nodes: int, count: int) -> int:
         self.lent = (ctypes.c_uint64 * 1)(0xBB02)
@@ -114,9 +114,13 @@ def test_graph_by_hand(rig: tuple[Driver, Session]) -> None:
     room = pointers(0, 0)
     get_nodes(graph.value, room.at, count.at)
     assert room.data[:16] == pointers(first.value, second.value).data[:16]
-    with pytest.raises(CudaError) as caught:
-        marshal.rule_adapter("cuGraphDestroyNode")(first.value)
-    assert caught.value.status == 400
+    destroy = marshal.rule_adapter("cuGraphDestroyNode")
+    destroy(first.value)
+    for gone_or_refused_by_the_driver in (first.value, second.value):
+        with pytest.raises(CudaError) as caught:
+            destroy(gone_or_refused_by_the_driver)
+        assert caught.value.status == 400
+    assert list(served.handles.all(layout.KIND_GRAPH_NODE)) == [second.value]
 
 
 def test_capture_info_lends_an_array(rig: tuple[Driver, Session]) -> None:
@@ -170,7 +174,7 @@ def test_rules_use_known_kinds() -> None:
     for name, rule in RULES.items():
         for kind in rule:
             head, _, detail = kind.partition(":")
-            if head in ("h", "hs", "oh", "oh?", "ohs", "oa"):
+            if head in ("h", "dh", "hs", "oh", "oh?", "ohs", "oa"):
                 assert detail in executor.KINDS, name
             elif head == "oi":
                 assert detail in ("i32", "u32", "i64", "u64"), name
