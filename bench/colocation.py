@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.__main__ import machine, start_broker
+from bench.rounds import machine, start_broker
 
 MODES = ("native", "proxied")
 SMOKE = {"matrix": 64, "copy": 1 << 16, "spin": 0.001, "requests": 3}

@@ -196,6 +196,10 @@ class EndSession(Message, frozen=True):
     """Broker → executor: the function is gone; send a last `Report` and exit."""
 
 
+class ReportNow(Message, frozen=True):
+    """Broker → executor: send a `Report` of the counters so far."""
+
+
 class Note(Message, frozen=True):
     """Executor or function → broker: a line for the log that `migproxy logs` shows; never for the script's stderr."""
 
@@ -203,7 +207,7 @@ class Note(Message, frozen=True):
     text: str
 
 
-class LeaseChanged(Message):
+class LeaseChanged(Message, frozen=True):
     """Executor → broker: look at the slice's lease page, this session wants the lease or has just passed it on."""
 
 
@@ -215,7 +219,11 @@ class ListSessions(Message, frozen=True):
 
 
 class SessionRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One line of `migproxy ps`."""
+    """One line of `migproxy ps` and `migproxy top`.
+
+    `gpu_time_ns` is how long it held the slice's lease; `counters` are those of its last report, which asking for
+    sessions has it send anew.
+    """
 
     session_id: str
     function_id: str
@@ -229,6 +237,9 @@ class SessionRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arena_bytes: int
     age_s: float
     program: str
+    gpu_time_ns: int = 0
+    waits: bool = False
+    counters: dict[str, int] = {}
 
 
 class Sessions(Message, frozen=True):
@@ -326,5 +337,5 @@ Answer = Sessions | Done | LogLines | FunctionReport | Status | Refused
 
 ToBroker = Hello | GrowArena | Goodbye | Note | ListSessions | KillSession | ReadLog | AskReport | AskStatus
 FromBroker = Welcome | Refused | Grown | Lost
-ToExecutor = SessionSpec | MapSegment | EndSession
+ToExecutor = SessionSpec | MapSegment | EndSession | ReportNow
 FromExecutor = Ready | Failed | SegmentMapped | Report | Note | LeaseChanged

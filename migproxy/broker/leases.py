@@ -84,6 +84,10 @@ class SliceLease:
         """How many sessions wait."""
         return self._machine.waiting
 
+    def waits(self, session: str) -> bool:
+        """Tell whether a session waits for the lease."""
+        return self._machine.waits(session)
+
     def held_ns(self, session: str) -> int:
         """How long a session computed with the lease, as its executor counts."""
         return self._u64(session, page.HELD_NS) if session in self._members else 0
@@ -148,9 +152,18 @@ class SliceLease:
             actions += self._machine.released(before, now, to=after or None, used=self._used(before))
         for session, member in self._members.items():
             wants = self._u32(self._line(member.place) + page.WANT).value == 1
-            if wants and session not in (after, self._machine.holder) and not self._machine.waits(session):
+            waits = self._machine.waits(session)
+            if wants and not waits and session not in (after, self._machine.holder):
                 actions += self._machine.want(session, now)
+            elif waits and not wants:
+                actions += self._machine.cancel(session, now)
         self._carry_out(actions)
+        # The lease may have gone round and come back between two looks; its holder forgot its successor on the way.
+        pending = self._machine.pending
+        if pending is not None and pending.session == self.holder:
+            line = self._line(self._members[pending.session].place)
+            if self._u32(line + page.SUCCESSOR).value != self._members[pending.successor].place + 1:
+                self._yield(pending, line)
 
     def _tick(self) -> None:
         self._timer = None

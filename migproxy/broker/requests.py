@@ -12,6 +12,7 @@ from migproxy.abi import control
 from migproxy.abi.control import Message
 from migproxy.abi.protocol import PROTOCOL_VERSION
 from migproxy.broker.client import Client
+from migproxy.broker.sessions import Session
 from migproxy.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def answer(broker: Broker, client: Client, message: Message) -> Message:
     mine = [each for each in broker.sessions.values() if each.uid == client.uid]
     if isinstance(message, control.ListSessions):
         shown = list(broker.sessions.values()) if message.everyone and client.uid == 0 else mine
-        return control.Sessions([each.row() for each in shown[:1000]])
+        return control.Sessions([row_of(broker, each) for each in shown[:1000]])
     if isinstance(message, control.KillSession):
         killable = broker.sessions.values() if client.uid == 0 else mine
         for session in killable:
@@ -46,6 +47,16 @@ def answer(broker: Broker, client: Client, message: Message) -> Message:
     if isinstance(message, control.AskStatus):
         return status(broker)
     raise ProtocolError(f"{type(message).__name__} is no request")
+
+
+def row_of(broker: Broker, session: Session) -> control.SessionRow:
+    """Return a session's line, and have its executor report for the next time."""
+    if session.state == "running" and session.executor is not None:
+        session.executor.send(control.ReportNow())
+    lease = broker.leases.get(session.slice.name)
+    if lease is None:
+        return session.row()
+    return session.row(gpu_time_ns=lease.held_ns(session.session_id), waits=lease.waits(session.session_id))
 
 
 def status(broker: Broker) -> control.Status:

@@ -28,6 +28,7 @@ from migproxy.broker.leases import SliceLease
 from migproxy.broker.ledger import Ledger
 from migproxy.broker.log import Log
 from migproxy.broker.loop import Loop, Timer
+from migproxy.broker.metrics import MetricsServer
 from migproxy.broker.requests import answer
 from migproxy.broker.sessions import MAX_COUNTERS, Reports, Session
 from migproxy.broker.warm import WarmPool
@@ -70,6 +71,8 @@ class Broker:
         self.sessions: dict[str, Session] = {}
         self.reports = Reports()
         self.started = time.monotonic()
+        self.admitted = 0
+        self.refused = 0
         self._by_client: dict[Client, Session] = {}
         self._of_session: dict[str, Client] = {}
         self._clients: set[Client] = set()
@@ -83,6 +86,7 @@ class Broker:
         )
         self.loop.watch(self._listener.fileno(), self._accept)
         self._listening = True
+        self._metrics = MetricsServer(self, config.metrics_port) if config.metrics_port else None
         if config.parent_pid:
             self._watch_parent(config.parent_pid)
 
@@ -126,6 +130,8 @@ class Broker:
         self._listener.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.config.socket)
+        if self._metrics is not None:
+            self._metrics.close()
         self.warm.close()
         for session in list(self.sessions.values()):
             self.lose(session, "the broker stops")
@@ -258,6 +264,7 @@ class Broker:
                 self._wait_for_room(client, hello, fds, patience)
         except admission.Denied as error:
             packets.close_all(fds)
+            self.refused += 1
             self.log.write("warning", f"pid {client.pid} was refused: {error}", uid=client.uid)
             client.refuse(error.kind, str(error))
 
@@ -315,6 +322,7 @@ class Broker:
         assert account is not None  # `admit` has just entered the session
         session.account_place = account.open_place(session_id)
         self.sessions[session_id] = session
+        self.admitted += 1
         self._by_client[client] = session
         self._of_session[session_id] = client
         self.log.write(

@@ -47,7 +47,7 @@ class Session:
         """Shared memory promised to this session, segments on their way included."""
         return sum(self.segment_sizes) + sum(size for _, size in self.growing)
 
-    def row(self) -> SessionRow:
+    def row(self, *, gpu_time_ns: int = 0, waits: bool = False) -> SessionRow:
         """Return the session as `migproxy ps` shows it."""
         peak = segments.read_word(self.segment_fds[0], PEAK_BYTES_OFFSET) if self.segment_fds else 0
         return SessionRow(
@@ -63,6 +63,9 @@ class Session:
             arena_bytes=self.arena_bytes,
             age_s=time.monotonic() - self.started,
             program=self.hello.program[:200],
+            gpu_time_ns=gpu_time_ns or self.counters.get("gpu_time_ns", 0),
+            waits=waits,
+            counters=dict(self.counters),
         )
 
     def close(self) -> None:

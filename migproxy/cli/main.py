@@ -40,9 +40,9 @@ def check_platform() -> None:
 
 
 def _register() -> None:
-    from migproxy.cli import broker, doctor, kill, logs, ps, run, smi
+    from migproxy.cli import broker, doctor, kill, logs, ps, run, smi, top
 
-    for module in (run, broker, doctor, ps, kill, logs, smi):
+    for module in (run, broker, doctor, ps, kill, logs, smi, top):
         module.register(app)
 
 

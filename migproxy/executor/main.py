@@ -189,6 +189,9 @@ def _listen(state: SessionState, sock: socket.socket, arena_end: int) -> None:
             state.closing = True
             state.consumer.wake()
             continue
+        if isinstance(message, control.ReportNow):
+            bootstrap.send(sock, control.Report(counters=state.report()))
+            continue
         if not isinstance(message, control.MapSegment) or len(fds) != 1:
             continue
         reason = ""

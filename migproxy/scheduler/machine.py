@@ -66,6 +66,13 @@ class Lease:
         """How many sessions wait."""
         return len(self._tickets)
 
+    @property
+    def pending(self) -> Yield | None:
+        """What the holder was told last, if it still stands."""
+        if self.holder is None or self.successor is None:
+            return None
+        return Yield(self.holder, self.successor, self._urgent)
+
     def waits(self, session: str) -> bool:
         """Tell whether a session waits."""
         return session in self._tickets
@@ -115,6 +122,12 @@ class Lease:
         self._tickets[session] = ticket
         heapq.heappush(self._heap, (claim.key, ticket, session, ticket))
         return self._challenge(now)
+
+    def cancel(self, session: str, now: int) -> list[Action]:
+        """A session that waited has no work any more: it got the lease and passed it on before anybody looked."""
+        if self._tickets.pop(session, None) is None:
+            raise SchedulerError(f"{session} does not wait")
+        return self._challenge(now) if self.successor == session else []
 
     def released(
         self, session: str, now: int, *, to: str | None = None, wants: bool = False, used: int | None = None

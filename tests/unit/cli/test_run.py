@@ -156,6 +156,9 @@ def test_a_broker_is_found_by_option_variable_and_users_socket(tmp_path: Path, b
 def test_questions_to_a_broker(tmp_path: Path, broker: str) -> None:
     assert "software" in run("smi", "--broker", broker, cwd=tmp_path).stdout
     assert run("ps", "--broker", broker, cwd=tmp_path).stdout.startswith("SESSION")
+    assert (
+        "overlap_cpu_memcpy" in run("top", "--count", "2", "--interval", "0.1", "--broker", broker, cwd=tmp_path).stdout
+    )
     assert "broker serves software" in run("logs", "--broker", broker, cwd=tmp_path).stdout
     wrong = run("kill", "--broker", broker, "nonsense", cwd=tmp_path)
     assert (wrong.returncode, wrong.stderr) == (2, "migproxy: no session 'nonsense' of yours\n")

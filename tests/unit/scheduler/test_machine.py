@@ -65,6 +65,15 @@ class LeaseMachine(RuleBasedStateMachine):
             self.yielding = None
         self.apply(self.lease.leave(name, self.now))
 
+    @precondition(lambda self: self.wanting)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.wanting)))
+        self.wanting.remove(name)
+        if self.yielding is not None and self.yielding.successor == name:
+            self.yielding = None
+        self.apply(self.lease.cancel(name, self.now))
+
     @precondition(lambda self: self.holder is not None)
     @rule(wants=st.booleans(), direct=st.booleans())
     def release(self, wants: bool, direct: bool) -> None:
