@@ -8,6 +8,9 @@ install
     Interpose the GPU libraries in this process.
 mignificient_malloc, mignificient_free
     Arena memory as a buffer: host memory that the executor's GPU copies from and to directly.
+
+In a function this package is imported before pytest is, which would warn that it cannot rewrite the assertions of a
+plugin's package; there are none to rewrite: PYTEST_DONT_REWRITE.
 """
 
 from __future__ import annotations
