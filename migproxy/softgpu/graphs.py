@@ -23,6 +23,10 @@ MEMSET_PARAMS = struct.Struct("<QQIIQQ")  # address, pitch, value, element size,
 HOST_PARAMS = struct.Struct("<QQ")
 
 
+#: Only these can be disabled in an instantiated graph.
+_SWITCHABLE = (NodeKind.KERNEL, NodeKind.MEMCPY, NodeKind.MEMSET)
+
+
 @dataclass(eq=False)
 class Executable:
     """An instantiated graph: the nodes in the order in which they run."""
@@ -287,7 +291,7 @@ class GraphApi(CaptureApi):
     @entry
     def cuGraphNodeSetEnabled(self, hGraphExec: int, hNode: int, isEnabled: int) -> None:
         executable, node = self._executable(hGraphExec), self._node(hNode)
-        need(node in executable.order, "no node of this graph")
+        need(node in executable.order and node.kind in _SWITCHABLE, "no node of this graph that can be disabled")
         if isEnabled:
             executable.disabled.discard(node)
         else:
@@ -296,7 +300,7 @@ class GraphApi(CaptureApi):
     @entry
     def cuGraphNodeGetEnabled(self, hGraphExec: int, hNode: int, isEnabled: int) -> None:
         executable, node = self._executable(hGraphExec), self._node(hNode)
-        need(isEnabled and node in executable.order, "no node of this graph")
+        need(isEnabled and node in executable.order and node.kind in _SWITCHABLE, "no such node of this graph")
         raw.write_u32(isEnabled, int(node not in executable.disabled))
 
 

@@ -724,6 +724,67 @@ def graphs(d: Driver) -> Answers:
     return answers
 
 
+def graph_nodes(d: Driver) -> Answers:
+    d.connect()
+    stream, memory = d.get("cuStreamCreate", 1), d.get("cuMemAlloc", 64)
+    store, event = d.function(d.module(), "store"), d.get("cuEventCreate", 2)
+    context = d.get("cuCtxGetCurrent")
+    assert d("cuStreamBeginCapture", stream, RELAXED) == 0
+    assert d("cuMemsetD32Async", memory, 5, 2, stream) == 0
+    assert d.launch(store, struct.pack("<Q", memory), struct.pack("<I", 7), stream=stream) == 0
+    assert d("cuMemcpyDtoDAsync", memory + 8, memory, 8, stream) == 0
+    assert d("cuStreamEndCapture", stream, d.at) == 0
+    graph = d.word()
+    out, count = d.data(bytes(24)), d.data(struct.pack("<Q", 3))
+    assert d("cuGraphGetNodes", graph, out, count) == 0
+    kinds = {}
+    for node in struct.unpack("<3Q", ctypes.string_at(out, 24)):
+        assert d("cuGraphNodeGetType", node, d.at) == 0
+        kinds[d.word() & 0xFFFFFFFF] = node
+    kernel, copy, fill = kinds[0], kinds[1], kinds[2]
+    into = d.data(bytes(256))
+    answers: Answers = {}
+    status = d("cuGraphMemsetNodeGetParams", fill, into)
+    address, _, *numbers = struct.unpack("<QQIIQQ", ctypes.string_at(into, 40))
+    answers["fill"] = (status, address - memory, numbers)
+    status = d("cuGraphMemcpyNodeGetParams", copy, into)
+    fields = struct.unpack("<QQQQI4xQQQQQQ QQQQI4xQQQQQQ QQQ", ctypes.string_at(into, 200))
+    answers["copy"] = (status, fields[6] - memory, fields[17] - memory, fields[22:])
+    status = d("cuGraphKernelNodeGetParams", kernel, into)
+    function, *numbers, table = struct.unpack("<Q7I4xQ", ctypes.string_at(into, 48))
+    pointers = struct.unpack("<QQ", ctypes.string_at(table, 16))
+    answers["kernel"] = (status, function == store, numbers, ctypes.c_uint32.from_address(pointers[1]).value)
+    answers["wrong kind"] = d("cuGraphMemsetNodeGetParams", copy, into)
+    executable = d.get("cuGraphInstantiateWithFlags", graph, 0)
+    fresh = d.data(struct.pack("<QQIIQQ", memory, 0, 6, 4, 2, 1))
+    answers["set in graph"] = d("cuGraphMemsetNodeSetParams", fill, fresh)
+    answers["set in executable"] = d("cuGraphExecMemsetNodeSetParams", executable, fill, fresh, context)
+    narrow = d.data(struct.pack("<QQIIQQ", memory, 0, 6, 3, 2, 1))
+    answers["set element size"] = d("cuGraphMemsetNodeSetParams", fill, narrow)
+    answers["launch"] = (d("cuGraphLaunch", executable, stream), d("cuStreamSynchronize", stream))
+    answers["read"] = (d("cuMemcpyDtoH", d.at, memory, 16), struct.unpack("<4I", d.out.raw[:16]))
+    child, parent = d.get("cuGraphCreate", 0), d.get("cuGraphCreate", 0)
+    inner = d.get("cuGraphAddMemsetNode", child, 0, 0, fresh, context)
+    node = d.get("cuGraphAddChildGraphNode", parent, 0, 0, child)
+    answers["own child"] = d("cuGraphAddChildGraphNode", d.at, parent, 0, 0, parent)
+    status = d("cuGraphChildGraphNodeGetGraph", node, d.at)
+    answers["child"] = (status, d.word() == child)
+    clone = d.get("cuGraphClone", child)
+    answers["twin"] = (d("cuGraphNodeFindInClone", d.at, inner, clone), d.word() == inner)
+    answers["no twin"] = d("cuGraphNodeFindInClone", d.at, node, clone)
+    recorder = d.get("cuGraphAddEventRecordNode", parent, 0, 0, event)
+    answers["event"] = (d("cuGraphEventRecordNodeGetEvent", recorder, d.at), d.word() == event)
+    answers["event of another kind"] = d("cuGraphEventWaitNodeGetEvent", recorder, d.at)
+    whole = d.get("cuGraphInstantiateWithFlags", parent, 0)
+    ctypes.memset(d.at, 0, 8)
+    answers["enabled"] = d("cuGraphNodeGetEnabled", whole, node, d.at)
+    answers["disable kernel"] = d("cuGraphNodeSetEnabled", executable, kernel, 0)
+    answers["node of another graph"] = d("cuGraphNodeSetEnabled", whole, kernel, 0)
+    answers["run"] = (d("cuGraphLaunch", whole, stream), d("cuStreamSynchronize", stream), d("cuEventQuery", event))
+    answers["destroy node"] = (d("cuGraphDestroyNode", inner), d("cuGraphGetNodes", child, 0, d.at), d.word())
+    return answers
+
+
 def pools(d: Driver) -> Answers:
     d.connect()
     stream = d.get("cuStreamCreate", 1)
@@ -872,7 +933,8 @@ SCENARIOS: dict[str, Callable[[Driver], Answers]] = {
     for function in (
         before_init, without_context, contexts, allocation, copies, boxes, pointers, virtual_memory, registration,
         streams, events, modules, functions, launches, captures, captures_joined,
-        graphs, pools, more_of_memory, after_illegal_address, after_trap, after_reset, after_reset_in_health,
+        graphs, graph_nodes, pools, more_of_memory, after_illegal_address, after_trap, after_reset,
+        after_reset_in_health,
     )
 }  # fmt: skip
 
