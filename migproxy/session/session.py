@@ -26,7 +26,7 @@ from migproxy.errors import CudaError, ProtocolError, SessionError, SessionLost
 from migproxy.jit import fast_path
 from migproxy.jit.fast_path import FastProducer
 from migproxy.jit.heap import Heap
-from migproxy.session import connect, opening
+from migproxy.session import connect, notes, opening
 from migproxy.session.device_memory import DeviceMemory
 
 CUDA_ERROR_NOT_INITIALIZED = 3
@@ -71,7 +71,8 @@ class Session:
         self.ring = FastProducer(windows.arena_base, self.heap)
         self._protected = fork.Protected(self._segments, self.heap, self.ring)
         fork.protect(self._protected)
-        self.device = DeviceMemory(self, windows.device_base, windows.device_size // 2, welcome.quota, connection.account)
+        self.device = DeviceMemory(self, windows.device_base, windows.device_size // 2, welcome.quota,
+        connection.account)
         self._in_use: deque[tuple[int, int]] = deque()
         self._in_use_lock = threading.Lock()
         self._lost_reason = ""
@@ -129,6 +130,11 @@ class Session:
     def lost_error(self) -> SessionLost:
         """The error for calls on a lost session."""
         return SessionLost(self._lost_reason or "the executor is gone")
+
+    def note(self, note: control.Note) -> None:
+        """Send a line for the broker's log."""
+        if not self.closed and os.getpid() == self.pid:
+            connect.send(self._connection.socket, note)
 
     def close(self) -> None:
         """End the session in order; the executor finishes what was submitted."""
@@ -340,6 +346,8 @@ def _open() -> Session:
             session = Session(opening.open_connection())
             _current = session
             fast_path.attach(session)
+            notes.keep_quiet()
+            notes.HANDLER.attach(session.note)
             for callback in _on_new_session:
                 callback(session)
             ending.at_end(_close_at_end)

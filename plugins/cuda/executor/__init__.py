@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from migproxy_plugins.cuda import memory_unsafe as raw
-from migproxy_plugins.cuda.executor_graphs import NODE_FUNCTIONS, known_handle, serve_node
+from migproxy_plugins.cuda.executor.graphs import NODE_FUNCTIONS, known_handle, serve_node
 from migproxy_plugins.cuda.rules import KINDS, RULES, VERSION_WITHOUT_EDGE_DATA, WITHOUT_EDGE_DATA
 
 from migproxy.errors import CudaError, ProtocolError
@@ -31,7 +31,7 @@ def serve(driver: AnyDriver, session: SessionState, name: str, packed: Sequence[
     driver : AnyDriver
     session : SessionState
     name : str
-        A key of `RULES` or of `executor_graphs.NODE_FUNCTIONS`.
+        A key of `RULES` or of `graphs.NODE_FUNCTIONS`.
     packed : sequence
         The inputs in order.
 
