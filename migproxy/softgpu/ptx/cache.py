@@ -7,6 +7,7 @@ that others could write, or that someone else owns, is not used.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 import tempfile
@@ -15,6 +16,8 @@ from pathlib import Path
 
 #: total size that makes the oldest entries go
 LIMIT = 512 << 20
+#: each file starts with the SHA-256 of the rest
+_DIGEST = 32
 
 
 class ObjectCache:
@@ -34,14 +37,16 @@ class ObjectCache:
             self.folder = None
 
     def get(self, key: str) -> bytes | None:
-        """The bytes kept under a key."""
+        """The bytes kept under a key; None for an entry that is damaged."""
         if self.folder is None:
             return None
         try:
             with open(self.folder / key, "rb") as file:
-                return file.read()
+                kept = file.read()
         except OSError:
             return None
+        data = kept[_DIGEST:]
+        return data if hashlib.sha256(data).digest() == kept[:_DIGEST] else None
 
     def put(self, key: str, data: bytes) -> None:
         """Keep bytes under a key; a disk that is full or read-only only costs the next compile."""
@@ -51,7 +56,7 @@ class ObjectCache:
             handle, name = tempfile.mkstemp(dir=self.folder, prefix=".new-")
             try:
                 with os.fdopen(handle, "wb") as file:
-                    file.write(data)
+                    file.write(hashlib.sha256(data).digest() + data)
                 os.replace(name, self.folder / key)
             except OSError:
                 os.unlink(name)

@@ -17,6 +17,10 @@ reason. *out of scope*: newer or special hardware; refused in the same way. Text
 unknown.
 
 """
+_FUNCTIONS = (
+    "`vprintf`, `__assertfail`, `malloc`, `free`, `cudaCGGetIntrinsicHandle`, `cudaCGSynchronize`. "
+    "Others (dynamic parallelism, `cudaMalloc` on the device) are refused by name when the module is loaded."
+)
 
 
 def render() -> str:
@@ -30,9 +34,7 @@ def render() -> str:
     refused = sorted(special.NAMES - set(done))
     lines += ["", "## Special registers", "", "Done: " + ", ".join(f"`{name}`" for name in done) + ".", "",
               "Refused by name: " + ", ".join(f"`{name}`" for name in refused) + "."]  # fmt: skip
-    lines += ["", "## Functions that the device runtime provides", "",
-              "`vprintf`, `__assertfail`, `malloc`, `free`, `cudaCGGetIntrinsicHandle`, `cudaCGSynchronize`. Others (dynamic parallelism, `cudaMalloc` on the device) "
-              "are refused by name when the module is loaded."]  # fmt: skip
+    lines += ["", "## Functions that the device runtime provides", "", _FUNCTIONS]
     return "\n".join(lines) + "\n"
 
 

@@ -1,9 +1,8 @@
-"""Loaded modules and kernels: parse, place globals, compile on first launch, launch."""
+"""Loaded modules and kernels: place globals, compile on first launch, launch."""
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import threading
 import time
@@ -11,30 +10,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from migproxy.errors import KernelFault, PtxError
-from migproxy.softgpu.ptx import cooperative, native, workers
-from migproxy.softgpu.ptx.ast import Function, Module, Variable
+from migproxy.softgpu.ptx import native, workers
 from migproxy.softgpu.ptx.cache import default_cache
+from migproxy.softgpu.ptx.image import KernelImage, Placed, Source, object_key
 from migproxy.softgpu.ptx.layout import LAUNCH, MAX_THREADS
-from migproxy.softgpu.ptx.linker import link_modules
-from migproxy.softgpu.ptx.lower import load_all
-from migproxy.softgpu.ptx.modulegen import ModuleGen, function_table, pointed_functions
-from migproxy.softgpu.ptx.parser import parse
 from migproxy.softgpu.ptx.printf import read_string
 from migproxy.softgpu.ptx.runtime_ir import ABORTED
-from migproxy.softgpu.ptx.specialize import Constants, constants
+from migproxy.softgpu.ptx.specialize import Constants
+from migproxy.softgpu.ptx.tuner import HEAVY, Tuner
 
 PlaceGlobal = Callable[[str, int, int], int]
 Resolve = Callable[[str], int | None]
 Dim = tuple[int, int, int]
 
-
 _PACK = LAUNCH.packer()
-#: threads of a launch that is worth tuning for
-HEAVY = 1 << 17
 
 
 @dataclass(slots=True)
-class _Code:
+class Code:
     """A kernel's machine code and what launching it needs."""
 
     entry: int
@@ -56,22 +49,20 @@ class Kernel:
         The block size that the kernel demands.
     """
 
-    def __init__(self, module: LoadedModule, function: Function, gen: ModuleGen, text: str) -> None:
-        self.name = function.name
+    def __init__(self, module: LoadedModule, image: KernelImage, text: str | None) -> None:
+        self.name = image.name
         self._module = module
+        self._image = image
         self._text = text
-        self._symbol = gen.symbol
-        self._frame_bytes = gen.frame_bytes
-        self.params: list[tuple[int, int]] = gen.params
-        self.param_size = gen.param_size
-        self.static_shared = gen.static_shared
-        self.local_bytes = gen.local_bytes
-        self.const_bytes = sum(v.size for v in module.ast.variables.values() if v.space == "const")
-        self.reqntid: Dim | None = function.reqntid
-        limit = function.reqntid or function.maxntid
+        self.params: list[tuple[int, int]] = image.params
+        self.param_size = image.param_size
+        self.static_shared = image.static_shared
+        self.local_bytes = image.local_bytes
+        self.const_bytes = sum(v.size for v in module.variables if v.space == "const")
+        self.reqntid: Dim | None = image.reqntid
+        limit = image.reqntid or image.maxntid
         self.max_threads = min(MAX_THREADS, limit[0] * limit[1] * limit[2]) if limit else MAX_THREADS
-        self._code: _Code | None = None
-        self._function = function
+        self._code: Code | None = None
         self._tuner = Tuner(self)
         self._lock = threading.Lock()
 
@@ -79,23 +70,28 @@ class Kernel:
         """Make the machine code now instead of at the first launch."""
         self._compiled()
 
-    def _compiled(self) -> _Code:
+    def _compiled(self) -> Code:
         code = self._code
         if code is not None:
             return code
         with self._lock:
             if self._code is None:
+                image = self._image
                 native.runtime()
-                engine = native.link(_object(self._text))
-                self._code = _Code(engine.get_function_address(self._symbol), self._frame_bytes)
+                data = default_cache().get(image.code)
+                if data is None:
+                    text = self._text or self._module.source.generator(self.name, image.symbol).generate()
+                    data = _object(text)
+                self._code = Code(native.link(data).get_function_address(image.symbol), image.frame_bytes)
+                self._text = None
             return self._code
 
-    def variant(self, fixed: Constants, number: int) -> _Code:
+    def variant(self, fixed: Constants, number: int) -> Code:
         """Machine code for launches in which `fixed` holds."""
-        symbol = f"{self._symbol}.{number}"
-        gen = ModuleGen(self._module.ast, self._function, self._module.index, symbol, fixed)
+        symbol = f"{self._image.symbol}.{number}"
+        gen = self._module.source.generator(self.name, symbol, fixed)
         text = gen.generate()
-        return _Code(native.link(_object(text)).get_function_address(symbol), gen.frame_bytes)
+        return Code(native.link(_object(text)).get_function_address(symbol), gen.frame_bytes)
 
     def launch_cooperative(self, grid: Dim, block: Dim, dynamic_shared: int, params: int) -> None:
         """`launch` with all blocks in progress at once, so that they may wait for each other."""
@@ -183,8 +179,8 @@ class Kernel:
 
         Its memory is lost anyway: after such a fault the context is dead, as on a GPU.
         """
-        symbol = f"{self._symbol}.traced"
-        gen = ModuleGen(self._module.ast, self._function, self._module.index, symbol, traced=True)
+        symbol = f"{self._image.symbol}.traced"
+        gen = self._module.source.generator(self.name, symbol, traced=True)
         code = native.link(_object(gen.generate())).get_function_address(symbol)
         number = (context.get("cz") * grid[1] + context.get("cy")) * grid[0] + context.get("cx")
         again = (ctypes.c_char * (LAUNCH.size + 64))()
@@ -225,49 +221,6 @@ class Kernel:
         return KernelFault(status, f"{what} in {where}{thread}")
 
 
-class Tuner:
-    """Compiles a kernel again for a launch shape and parameters that keep coming back; see `specialize`."""
-
-    #: seconds of run time under one key that pay for a compilation
-    PRICE = 0.04
-    KEYS = 32
-    VARIANTS = 8
-
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        self.lock = threading.Lock()
-        self.time: dict[Constants, float] = {}
-        self.code: dict[Constants, _Code] = {}
-        self.local = threading.local()
-
-    def pick(self, grid: Dim, block: Dim, params: int) -> _Code | None:
-        """The variant for this launch, compiled if it has earned that."""
-        kernel = self.kernel
-        data = ctypes.string_at(params, kernel.param_size)
-        key = constants(grid, block, data, kernel.params)
-        self.local.key = None
-        with self.lock:
-            code = self.code.get(key)
-            if code is not None:
-                return code
-            self.local.key = key
-            if self.time.get(key, 0.0) < self.PRICE or len(self.code) >= self.VARIANTS:
-                return None
-            self.local.key = None
-            code = self.code[key] = kernel.variant(key, len(self.code) + 1)
-            return code
-
-    def spent(self, seconds: float) -> None:
-        """Note the run time of the launch just done."""
-        key = self.local.key
-        if key is None:
-            return
-        with self.lock:
-            if key not in self.time and len(self.time) >= self.KEYS:
-                self.time.pop(next(iter(self.time)))
-            self.time[key] = self.time.get(key, 0.0) + seconds
-
-
 class LoadedModule:
     """A PTX module with its globals placed in device memory.
 
@@ -277,29 +230,19 @@ class LoadedModule:
     globals : dict of str to (address, size)
     """
 
-    def __init__(self, ast: Module, digest: str, place_global: PlaceGlobal, resolve: Resolve | None) -> None:
-        load_all()
-        self.ast = ast
-        self._prefix = f"k{digest[:16]}"
+    def __init__(self, source: Source, place_global: PlaceGlobal, resolve: Resolve | None) -> None:
+        self.source = source
+        image, texts = source.image(default_cache())
+        self.variables = image.variables
         self.globals: dict[str, tuple[int, int]] = {}
-        self.index = index = {v.name: n for n, v in enumerate(_placed(ast))}
-        self._table = (ctypes.c_uint64 * (len(index) + 1))()
+        self._table = (ctypes.c_uint64 * (len(self.variables) + 1))()
         self.table_address = ctypes.addressof(self._table)
-        self.kernels: dict[str, Kernel] = {}
-        for function in ast.functions.values():
-            cooperative.rewrite(function)
-        for function in ast.functions.values():
-            if function.entry and function.body is not None:
-                symbol = f"{self._prefix}.{len(self.kernels)}"
-                gen = ModuleGen(ast, function, index, symbol)
-                text = gen.generate()
-                self.kernels[function.name] = Kernel(self, function, gen, text)
-        self._place(index, place_global, resolve)
+        self.kernels = {kernel.name: Kernel(self, kernel, texts.get(kernel.name)) for kernel in image.kernels}
+        self._functions = self._function_addresses(image.functions)
+        self._place(place_global, resolve)
 
-    def _place(self, index: dict[str, int], place_global: PlaceGlobal, resolve: Resolve | None) -> None:
-        placed = _placed(self.ast)
-        self._functions = self._function_addresses(index)
-        for variable in placed:
+    def _place(self, place_global: PlaceGlobal, resolve: Resolve | None) -> None:
+        for n, variable in enumerate(self.variables):
             if variable.extern and variable.init is None:
                 address = resolve(variable.name) if resolve is not None else None
                 if address is None:
@@ -307,23 +250,22 @@ class LoadedModule:
             else:
                 address = place_global(variable.name, max(variable.size, 1), variable.align)
             self.globals[variable.name] = (address, variable.size)
-            self._table[index[variable.name]] = address
-        for variable in placed:
+            self._table[n] = address
+        for variable in self.variables:
             if not variable.extern:
                 self._initialize(variable)
 
-    def _function_addresses(self, index: dict[str, int]) -> dict[str, int]:
+    def _function_addresses(self, names: list[str]) -> dict[str, int]:
         """Machine-code addresses of the functions that initial values name."""
-        names = pointed_functions(self.ast)
         if not names:
             return {}
         native.runtime()
-        symbol = f"{self._prefix}.table"
-        engine = native.link(_object(function_table(self.ast, names, index, symbol)))
+        symbol = f"k{self.source.digest[:16]}.table"
+        engine = native.link(_object(self.source.table_text(names, symbol)))
         table = engine.get_global_value_address(symbol)
         return {name: ctypes.c_uint64.from_address(table + 8 * n).value for n, name in enumerate(names)}
 
-    def _initialize(self, variable: Variable) -> None:
+    def _initialize(self, variable: Placed) -> None:
         """Write a variable's initial value; what has none is zero."""
         address, size = self.globals[variable.name]
         data = bytearray(size)
@@ -342,21 +284,13 @@ class LoadedModule:
 
 def _object(text: str) -> bytes:
     """Object code for LLVM IR, from the cache if it is there."""
-    key = hashlib.sha256((native.fingerprint() + text).encode()).hexdigest()
+    key = object_key(text)
     cache = default_cache()
     data = cache.get(key)
     if data is None:
         data = native.compile_text(text)
         cache.put(key, data)
     return data
-
-
-def _placed(ast: Module) -> list[Variable]:
-    """The variables that live in device memory: the module's, and those that functions declare."""
-    out = [v for v in ast.variables.values() if v.space in ("global", "const")]
-    for function in ast.functions.values():
-        out += [v for v in function.variables.values() if v.space in ("global", "const")]
-    return out
 
 
 def load_modules(images: Sequence[bytes], *, place_global: PlaceGlobal, resolve: Resolve | None = None) -> LoadedModule:
@@ -378,9 +312,7 @@ def load_modules(images: Sequence[bytes], *, place_global: PlaceGlobal, resolve:
         For anything unknown or undefined, with the line and its text.
     """
     texts = [bytes(image).split(b"\0", 1)[0].decode("utf-8", errors="replace") for image in images]
-    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    ast = link_modules([parse(text) for text in texts])
-    return LoadedModule(ast, digest, place_global, resolve)
+    return LoadedModule(Source(texts), place_global, resolve)
 
 
 def load_module(image: bytes, *, place_global: PlaceGlobal, resolve: Resolve | None = None) -> LoadedModule:

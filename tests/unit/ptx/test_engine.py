@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from migproxy.errors import KernelFault, PtxError
-from migproxy.softgpu.ptx import Kernel, cache, engine, native, workers
+from migproxy.softgpu.ptx import Kernel, cache, engine, image, native, tuner, workers
 from migproxy.softgpu.ptx.specialize import constants
 
 from . import kit, sources
@@ -111,8 +111,8 @@ def test_concurrent_launches(basics: Mapping[str, Kernel]) -> None:
 
 def test_tuned_variants_agree(basics: Mapping[str, Kernel], monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = basics["add"]
-    monkeypatch.setattr(engine.Tuner, "PRICE", 0.0)
-    n = engine.HEAVY + 77
+    monkeypatch.setattr(tuner.Tuner, "PRICE", 0.0)
+    n = tuner.HEAVY + 77
     for shift in (0, 5):
         a = np.arange(n, dtype=np.float32) + shift
         out = np.zeros(n - shift, np.float32)
@@ -211,7 +211,7 @@ def test_object_cache(tmp_path: Path) -> None:
     assert store.get("k") == b"data"
     os.utime(folder / "k", (1, 1))
     store.put("l", b"x" * 100)
-    store.trim(limit=100)
+    store.trim(limit=140)
     assert (store.get("k"), store.get("l")) == (None, b"x" * 100)
     folder.chmod(0o777)
     assert cache.ObjectCache(folder).get("l") is None
@@ -236,3 +236,25 @@ def test_compiled_code_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         kit.launch(kit.load(text).kernels["k"], 1, 1, out)
         assert out[0] == 1234567
     assert len(compiled) == 1
+
+
+def test_a_second_load_parses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = cache.ObjectCache(tmp_path / "c")
+    monkeypatch.setattr(engine, "default_cache", lambda: store)
+    text = f"""{kit.HEAD}.visible .global .align 4 .u32 v[2] = {{7, 9}}; .visible .global .u64 p = generic(v)+4;
+.visible .entry k(.param .u64 p) {{ .reg .b64 %a<3>; .reg .b32 %r;
+ ld.param.u64 %a0, [p]; ld.global.u64 %a1, [p]; ld.global.u32 %r, [%a1]; st.global.u32 [%a0], %r; ret; }}"""
+    text = text.replace("[p]; ld.global.u32", "[q]; ld.global.u32").replace(".u64 p = generic", ".u64 q = generic")
+    first = kit.load(text)
+    first.kernels["k"].compile()
+    monkeypatch.setattr(image, "parse", lambda _: pytest.fail("parsed again"))
+    again = kit.load(text)
+    out = np.zeros(1, np.uint32)
+    kit.launch(again.kernels["k"], 1, 1, out)
+    assert out[0] == 9
+    assert again.globals["v"][1] == 8
+    for entry in (tmp_path / "c").iterdir():  # damaged entries
+        entry.write_bytes(b"\xc1damaged")
+    monkeypatch.undo()
+    monkeypatch.setattr(engine, "default_cache", lambda: store)
+    kit.launch(kit.load(text).kernels["k"], 1, 1, out)
