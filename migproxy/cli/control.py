@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -29,6 +30,12 @@ class BrokerClient:
         except OSError as error:
             self._socket.close()
             raise UsageError(f"no broker answers at {path}: {error.strerror or error}") from error
+
+    @property
+    def uid(self) -> int:
+        """The uid that the broker runs as."""
+        _, uid, _ = struct.unpack("3i", self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return int(uid)
 
     def ask(self, request: Message, expected: type[_Answer]) -> _Answer:
         """Send a request and return its answer.

@@ -15,6 +15,7 @@ from migproxy import __version__
 from migproxy.abi.protocol import PROTOCOL_VERSION
 from migproxy.abi.support import PYTHON_LAST, PYTHON_LEAST, SUPPORTED
 from migproxy.cli.control import BrokerClient
+from migproxy.cli.isolation import gpu_nodes, landlock_version
 from migproxy.cli.wake_path import pth_installed
 from migproxy.device.inventory import DriverBroken, Inventory, read_inventory, software_slice
 from migproxy.errors import UsageError
@@ -43,6 +44,7 @@ def diagnose(read: Callable[[], Inventory] = read_inventory) -> list[Finding]:
         broken = str(error)
     findings += _devices(inventory, broken)
     findings += _limits()
+    findings += _isolation()
     findings += _where(inventory, broken)
     return findings
 
@@ -121,6 +123,17 @@ def _limits() -> Iterator[Finding]:
         yield Finding("address space", "bad", text)
     if not hasattr(os, "pidfd_open"):
         yield Finding("pidfd", "bad", "pidfd_open is missing: Linux 5.3 or newer is needed")
+
+
+def _isolation() -> Iterator[Finding]:
+    version, nodes = landlock_version(), gpu_nodes()
+    if version:
+        yield Finding("isolation", "ok", f"functions are kept off /dev/nvidia* by Landlock (ABI {version})")
+    elif nodes:
+        text = "this kernel has no Landlock: a function can open the GPU itself; run --require-isolation refuses"
+        yield Finding("isolation", "note", text)
+    else:
+        yield Finding("isolation", "ok", "there is no GPU that a function could open")
 
 
 def _limit(value: int) -> str:

@@ -22,6 +22,7 @@ import typer
 
 from migproxy.abi.control import AskReport, FunctionReport, Status
 from migproxy.cli.control import BrokerClient
+from migproxy.cli.isolation import gpu_nodes, is_possible, isolate, landlock_version
 from migproxy.cli.report import print_report
 from migproxy.cli.wake_path import add_wake_path
 from migproxy.device.choose import check_name
@@ -54,6 +55,9 @@ def run(
     private: Annotated[bool, typer.Option("--private", help="Start a broker for this run only.")] = False,
     memory: Annotated[str, typer.Option(help="Device memory quota, like 2GiB. Default: the broker's.")] = "",
     device: Annotated[str, typer.Option(help="auto, software, a GPU's index, a GPU-… or MIG-… UUID.")] = "auto",
+    require_isolation: Annotated[
+        bool, typer.Option("--require-isolation", help="Refuse to run where the script could open the GPU itself.")
+    ] = False,
     report: Annotated[bool, typer.Option("--report", help="At the end, print what was executed.")] = False,
 ) -> int:
     """Run a script through the broker."""
@@ -70,8 +74,12 @@ def run(
     client = BrokerClient(path)
     try:
         check_against(client.status(), canonical, quota)
+        foreign = client.uid != os.getuid()
     finally:
         client.close()
+    # Under one's own broker this would protect nobody: the function could as well end the broker.
+    if require_isolation or (foreign and gpu_nodes() and is_possible()):
+        keep_off_the_gpu()
     function_id = secrets.token_hex(8)
     env = function_environment(path, function_id, quota, device)
     for stream in (sys.stdout, sys.stderr):
@@ -84,6 +92,18 @@ def run(
     if code < 0:
         die_of(-code)
     return code
+
+
+def keep_off_the_gpu() -> None:
+    """Deny this process, which becomes the function or its parent, the GPU's device nodes.
+
+    Raises
+    ------
+    UsageError
+        That is not possible here.
+    """
+    if gpu_nodes() or landlock_version():
+        isolate()
 
 
 def protect_module_arguments(arguments: list[str]) -> list[str]:

@@ -63,5 +63,5 @@ def log_to_broker(sock: socket.socket) -> None:
     """Send the log of this process to the broker from now on, warnings of `warnings` included."""
     root = logging.getLogger()
     root.handlers[:] = [NoteHandler(sock)]
-    root.setLevel(logging.INFO)
+    root.setLevel(logging.WARNING)  # each line is a message, and some answers are logged at INFO by the million
     logging.captureWarnings(True)
