@@ -1,8 +1,8 @@
 """cuSPARSE on SciPy: the counterpart of ``cupy_backends.cuda.libs.cusparse``.
 
-The generic API (`cusparse_generic`), the legacy conversions and additions (`cusparse_legacy`), the incomplete
-factorisations and banded solvers (`cusparse_solvers`) are here under CuPy's names. The block-sparse factorisations
-(``bsrilu02``, ``bsric02``) are refused by name.
+The generic API (`cusparse_descriptors`, `cusparse_generic`), the legacy conversions and additions (`cusparse_legacy`),
+the incomplete factorisations and banded solvers (`cusparse_solvers`) are here under CuPy's names. The block-sparse
+factorisations (``bsrilu02``, ``bsric02``) are refused by name.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import cusparse_generic, cusparse_legacy, cusparse_solvers
+from . import cusparse_descriptors, cusparse_generic, cusparse_legacy, cusparse_solvers
 from .cusparse_types import NOT_INITIALIZED, MatDescr, mat_descrs
 from .handles import Context, Handles, typed
 from .names import complete, facts, older
@@ -101,7 +101,7 @@ def setMatDiagType(descrA: int, diagType: int) -> None:
 def _publish(namespace: dict[str, Any]) -> None:
     """Bring in the other modules' public functions under the names that CuPy has for them."""
     known = facts("cusparse")
-    for module in (cusparse_generic, cusparse_legacy, cusparse_solvers):
+    for module in (cusparse_descriptors, cusparse_generic, cusparse_legacy, cusparse_solvers):
         for name in [*known["functions"], *older("cusparse"), *known["classes"]]:
             if hasattr(module, name):
                 namespace.setdefault(name, getattr(module, name))

@@ -1,4 +1,4 @@
-"""cuSPARSE's generic API on SciPy: descriptors of matrices and vectors, and the products and solvers on them."""
+"""cuSPARSE's generic API on SciPy: products, sums, triangular solver and conversions of described matrices."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from scipy.sparse.linalg import spsolve_triangular
 from . import cusparse_types as types
 from . import datatypes
 from . import views_unsafe as raw
+from .cusparse_descriptors import sparse_matrix
 from .cusparse_types import (
     FORMAT_COO,
     FORMAT_CSC,
     FORMAT_CSR,
     INVALID_VALUE,
     NOT_SUPPORTED,
-    DnMat,
-    DnVec,
     SpMat,
-    SpVec,
     index_type,
     load,
     operate,
@@ -41,271 +39,6 @@ class _Work:
 
 
 _works: Handles[_Work] = Handles(lambda handle: CuSparseError(INVALID_VALUE, f"no cuSPARSE descriptor {handle:#x}"))
-
-# --- descriptors -----------------------------------------------------------------------------------------------------
-
-
-class _Attributes:
-    """A record with the fields that its class names, in order."""
-
-    FIELDS: tuple[str, ...] = ()
-
-    def __init__(self, *values: int) -> None:
-        for name, value in zip(self.FIELDS, values, strict=True):
-            setattr(self, name, value)
-
-
-class SpVecAttributes(_Attributes):
-    """What a sparse vector descriptor holds."""
-
-    FIELDS = ("size", "nnz", "idx", "values", "idxType", "idxBase", "valueType")
-
-
-class CooAttributes(_Attributes):
-    """What a COO descriptor holds."""
-
-    FIELDS = ("rows", "cols", "nnz", "rowIdx", "colIdx", "values", "idxType", "idxBase", "valueType")
-
-
-class CooAoSAttributes(_Attributes):
-    """What a COO descriptor with interleaved indices held; no such descriptor can be made any more."""
-
-    FIELDS = ("rows", "cols", "nnz", "ind", "values", "idxType", "idxBase", "valueType")
-
-
-class CsrAttributes(_Attributes):
-    """What a CSR descriptor holds."""
-
-    FIELDS = (
-        "rows", "cols", "nnz", "rowOffsets", "colIdx", "values", "rowOffsetType", "colIdxType", "idxBase", "valueType",
-    )  # fmt: skip
-
-
-class DnVecAttributes(_Attributes):
-    """What a dense vector descriptor holds."""
-
-    FIELDS = ("size", "values", "valueType")
-
-
-class DnMatAttributes(_Attributes):
-    """What a dense matrix descriptor holds."""
-
-    FIELDS = ("rows", "cols", "ld", "values", "valueType", "order")
-
-
-class DnMatBatchAttributes(_Attributes):
-    """How a dense matrix descriptor is batched."""
-
-    FIELDS = ("count", "stride")
-
-
-def createCsr(
-    rows: int, cols: int, nnz: int, csrRowOffsets: int, csrColind: int, csrValues: int, csrRowOffsetsType: int,
-    csrColIndType: int, idxBase: int, valueType: int,
-) -> int:  # fmt: skip
-    """Describe a CSR matrix."""
-    return types.sparse_matrices.add(
-        SpMat(FORMAT_CSR, rows, cols, nnz, csrRowOffsets, csrColind, csrValues, csrRowOffsetsType, csrColIndType,
-              idxBase, valueType)
-    )  # fmt: skip
-
-
-def createCsc(
-    rows: int, cols: int, nnz: int, cscColOffsets: int, cscRowInd: int, cscValues: int, cscColOffsetsType: int,
-    cscRowIndType: int, idxBase: int, valueType: int,
-) -> int:  # fmt: skip
-    """Describe a CSC matrix."""
-    return types.sparse_matrices.add(
-        SpMat(FORMAT_CSC, rows, cols, nnz, cscColOffsets, cscRowInd, cscValues, cscColOffsetsType, cscRowIndType,
-              idxBase, valueType)
-    )  # fmt: skip
-
-
-def createCoo(
-    rows: int, cols: int, nnz: int, cooRowInd: int, cooColInd: int, cooValues: int, cooIdxType: int, idxBase: int,
-    valueType: int,
-) -> int:  # fmt: skip
-    """Describe a COO matrix."""
-    return types.sparse_matrices.add(
-        SpMat(FORMAT_COO, rows, cols, nnz, cooRowInd, cooColInd, cooValues, cooIdxType, cooIdxType, idxBase, valueType)
-    )
-
-
-def createSpVec(size: int, nnz: int, indices: int, values: int, idxType: int, idxBase: int, valueType: int) -> int:
-    """Describe a sparse vector."""
-    return types.sparse_vectors.add(SpVec(size, nnz, indices, values, idxType, idxBase, valueType))
-
-
-def createDnVec(size: int, values: int, valueType: int) -> int:
-    """Describe a dense vector."""
-    return types.dense_vectors.add(DnVec(size, values, valueType))
-
-
-def createDnMat(rows: int, cols: int, ld: int, values: int, valueType: int, order: int) -> int:
-    """Describe a dense matrix."""
-    return types.dense_matrices.add(DnMat(rows, cols, ld, values, valueType, order))
-
-
-def destroySpMat(desc: int) -> None:
-    """Forget a sparse matrix."""
-    types.sparse_matrices.pop(desc)
-
-
-def destroySpVec(desc: int) -> None:
-    """Forget a sparse vector."""
-    types.sparse_vectors.pop(desc)
-
-
-def destroyDnVec(desc: int) -> None:
-    """Forget a dense vector."""
-    types.dense_vectors.pop(desc)
-
-
-def destroyDnMat(desc: int) -> None:
-    """Forget a dense matrix."""
-    types.dense_matrices.pop(desc)
-
-
-def _matrix(desc: int, layout: int | None = None) -> SpMat:
-    found = types.sparse_matrices[desc]
-    if layout is not None and found.layout != layout:
-        raise CuSparseError(INVALID_VALUE, f"the matrix has format {found.layout}, not {layout}")
-    return found
-
-
-def csrGet(desc: int) -> CsrAttributes:
-    """Return a CSR descriptor's fields."""
-    m = _matrix(desc, FORMAT_CSR)
-    return CsrAttributes(
-        m.rows, m.cols, m.nnz, m.offsets, m.indices, m.values, m.offsets_type, m.indices_type, m.base, m.data_type
-    )
-
-
-def cooGet(desc: int) -> CooAttributes:
-    """Return a COO descriptor's fields."""
-    m = _matrix(desc, FORMAT_COO)
-    return CooAttributes(m.rows, m.cols, m.nnz, m.offsets, m.indices, m.values, m.indices_type, m.base, m.data_type)
-
-
-def csrSetPointers(desc: int, csrRowOffsets: int, csrColInd: int, csrValues: int) -> None:
-    """Set where a CSR matrix's arrays are."""
-    m = _matrix(desc, FORMAT_CSR)
-    m.offsets, m.indices, m.values = csrRowOffsets, csrColInd, csrValues
-
-
-def spMatGetSize(desc: int, rows: int, cols: int, nnz: int) -> None:
-    """Write a sparse matrix's extents to three host integers of 64 bits."""
-    m = _matrix(desc)
-    for address, value in ((rows, m.rows), (cols, m.cols), (nnz, m.nnz)):
-        raw.write(address, value, np.int64)
-
-
-def spMatGetFormat(desc: int) -> int:
-    """Return a sparse matrix's format."""
-    return _matrix(desc).layout
-
-
-def spMatGetIndexBase(desc: int) -> int:
-    """Return a sparse matrix's index base."""
-    return _matrix(desc).base
-
-
-def spMatGetValues(desc: int) -> int:
-    """Return where a sparse matrix's values are."""
-    return _matrix(desc).values
-
-
-def spMatSetValues(desc: int, values: int) -> None:
-    """Set where a sparse matrix's values are."""
-    _matrix(desc).values = values
-
-
-def spMatGetStridedBatch(desc: int) -> int:
-    """Return how many matrices a batch has."""
-    return _matrix(desc).batch
-
-
-def spMatSetStridedBatch(desc: int, batchCount: int) -> None:
-    """Set how many matrices a batch has (before CuPy 14.1); more than one is not multiplied here."""
-    if batchCount > 1:
-        raise CuSparseError(NOT_SUPPORTED, "cusparse: a batch of sparse matrices is not supported by the software GPU")
-    _matrix(desc).batch = batchCount
-
-
-def spMatSetAttribute(spMatDescr: int, attribute: int, data: int) -> None:
-    """Set the fill mode (0) or the kind of diagonal (1)."""
-    m = _matrix(spMatDescr)
-    if attribute == 0:
-        m.fill_mode = data
-    elif attribute == 1:
-        m.diag_type = data
-    else:
-        raise CuSparseError(INVALID_VALUE, f"attribute {attribute}")
-
-
-def spVecGet(desc: int) -> SpVecAttributes:
-    """Return a sparse vector descriptor's fields."""
-    v = types.sparse_vectors[desc]
-    return SpVecAttributes(v.size, v.nnz, v.indices, v.values, v.index_kind, v.base, v.data_type)
-
-
-def spVecGetIndexBase(desc: int) -> int:
-    """Return a sparse vector's index base."""
-    return types.sparse_vectors[desc].base
-
-
-def spVecGetValues(desc: int) -> int:
-    """Return where a sparse vector's values are."""
-    return types.sparse_vectors[desc].values
-
-
-def spVecSetValues(desc: int, values: int) -> None:
-    """Set where a sparse vector's values are."""
-    types.sparse_vectors[desc].values = values
-
-
-def dnVecGet(desc: int) -> DnVecAttributes:
-    """Return a dense vector descriptor's fields."""
-    v = types.dense_vectors[desc]
-    return DnVecAttributes(v.size, v.values, v.data_type)
-
-
-def dnVecGetValues(desc: int) -> int:
-    """Return where a dense vector's values are."""
-    return types.dense_vectors[desc].values
-
-
-def dnVecSetValues(desc: int, values: int) -> None:
-    """Set where a dense vector's values are."""
-    types.dense_vectors[desc].values = values
-
-
-def dnMatGet(desc: int) -> DnMatAttributes:
-    """Return a dense matrix descriptor's fields."""
-    m = types.dense_matrices[desc]
-    return DnMatAttributes(m.rows, m.cols, m.ld, m.values, m.data_type, m.order)
-
-
-def dnMatGetValues(desc: int) -> int:
-    """Return where a dense matrix's values are."""
-    return types.dense_matrices[desc].values
-
-
-def dnMatSetValues(desc: int, values: int) -> None:
-    """Set where a dense matrix's values are."""
-    types.dense_matrices[desc].values = values
-
-
-def dnMatGetStridedBatch(desc: int) -> DnMatBatchAttributes:
-    """Return how a dense matrix is batched."""
-    m = types.dense_matrices[desc]
-    return DnMatBatchAttributes(m.batch, m.stride)
-
-
-def dnMatSetStridedBatch(desc: int, batchCount: int, batchStride: int) -> None:
-    """Make a dense matrix a strided batch."""
-    m = types.dense_matrices[desc]
-    m.batch, m.stride = batchCount, batchStride
 
 
 # --- products with dense operands ------------------------------------------------------------------------------------
@@ -353,7 +86,7 @@ def spMV(
 ) -> None:  # fmt: skip
     """y = alpha·op(A)·x + beta·y."""
     x, y = types.dense_vectors[vecX], types.dense_vectors[vecY]
-    product = operate(_matrix(matA).matrix(), opA) @ datatypes.widen(x.stored(), x.data_type)
+    product = operate(sparse_matrix(matA).matrix(), opA) @ datatypes.widen(x.stored(), x.data_type)
     _accumulate(y.stored(), y.data_type, scalar(alpha, computeType) * product, scalar(beta, computeType))
 
 
@@ -369,7 +102,7 @@ def spMM(
     alg: int, externalBuffer: int,
 ) -> None:  # fmt: skip
     """C = alpha·op(A)·op(B) + beta·C with dense B and C, which may be batches."""
-    a, b, c = operate(_matrix(matA).matrix(), opA), types.dense_matrices[matB], types.dense_matrices[matC]
+    a, b, c = operate(sparse_matrix(matA).matrix(), opA), types.dense_matrices[matB], types.dense_matrices[matC]
     for index in range(max(1, c.batch)):
         right = operate(datatypes.widen(b.stored(index if b.batch > 1 else 0), b.data_type), opB)
         product = scalar(alpha, computeType) * (a @ right)
@@ -466,9 +199,9 @@ def spGEMM_compute(
     _refuse_operations(opA, opB)
     work = _works[spgemmDescr]
     if externalBuffer2:
-        a, b = _matrix(matA).matrix(), _matrix(matB).matrix()
+        a, b = sparse_matrix(matA).matrix(), sparse_matrix(matB).matrix()
         work.result = structural_product(a, b, scalar(alpha, computeType))
-        _matrix(matC).nnz = work.result.nnz
+        sparse_matrix(matC).nnz = work.result.nnz
     return 1
 
 
@@ -477,7 +210,7 @@ def spGEMM_copy(
     alg: int, spgemmDescr: int,
 ) -> None:  # fmt: skip
     """Write the product into C's arrays."""
-    work, target = _works[spgemmDescr], _matrix(matC)
+    work, target = _works[spgemmDescr], sparse_matrix(matC)
     if work.result is None:
         raise CuSparseError(INVALID_VALUE, "spGEMM_copy before spGEMM_compute")
     share = scalar(beta, computeType)
@@ -510,7 +243,7 @@ def spGEAM_nnz(
 ) -> None:  # fmt: skip
     """Add, set C's number of entries and write its row offsets."""
     _refuse_operations(opA, opB)
-    a, b, target = _matrix(matA).matrix(), _matrix(matB).matrix(), _matrix(matC)
+    a, b, target = sparse_matrix(matA).matrix(), sparse_matrix(matB).matrix(), sparse_matrix(matC)
     result = structural_sum(a, b, scalar(alpha, computeType), scalar(beta, computeType))
     _works[spgeamDescr].result = result
     target.nnz = result.nnz
@@ -525,7 +258,7 @@ def spGEAM(
     work = _works[spgeamDescr]
     if work.result is None:
         raise CuSparseError(INVALID_VALUE, "spGEAM before spGEAM_nnz")
-    _write_sparse(work.result, _matrix(matC))
+    _write_sparse(work.result, sparse_matrix(matC))
 
 
 # --- triangular solver -----------------------------------------------------------------------------------------------
@@ -554,7 +287,7 @@ def spSM_analysis(
     spsmDescr: int, externalBuffer: int,
 ) -> None:  # fmt: skip
     """Look at the matrix: nothing is to be prepared here."""
-    _matrix(matA)
+    sparse_matrix(matA)
 
 
 def spSM_solve(
@@ -562,7 +295,7 @@ def spSM_solve(
     spsmDescr: int, externalBuffer: int = 0,
 ) -> None:  # fmt: skip
     """Solve op(A)·C = alpha·op(B) with the triangle of A that its attributes name."""
-    a, b, c = _matrix(matA), types.dense_matrices[matB], types.dense_matrices[matC]
+    a, b, c = sparse_matrix(matA), types.dense_matrices[matB], types.dense_matrices[matC]
     lower, unit = (a.fill_mode or 0) == 0, (a.diag_type or 0) == 1
     matrix = sparse.csr_array(a.matrix())
     triangle = operate(sparse.tril(matrix) if lower else sparse.triu(matrix), opA)
@@ -588,7 +321,7 @@ def sparseToDense_bufferSize(handle: int, matA: int, matB: int, alg: int) -> int
 def sparseToDense(handle: int, matA: int, matB: int, alg: int, buffer: int) -> None:
     """Write a sparse matrix into a dense one."""
     target = types.dense_matrices[matB]
-    datatypes.store(target.stored(), _matrix(matA).matrix().toarray(), target.data_type)
+    datatypes.store(target.stored(), sparse_matrix(matA).matrix().toarray(), target.data_type)
 
 
 def denseToSparse_bufferSize(handle: int, matA: int, matB: int, alg: int) -> int:
@@ -605,7 +338,7 @@ def _to_sparse(desc: int) -> Any:
 
 def denseToSparse_analysis(handle: int, matA: int, matB: int, alg: int, buffer: int) -> None:
     """Count the entries that are not zero, and write the offsets of a compressed format."""
-    found, target = _to_sparse(matA), _matrix(matB)
+    found, target = _to_sparse(matA), sparse_matrix(matB)
     target.nnz = found.nnz
     if target.layout != FORMAT_COO:
         compressed = found if target.layout == FORMAT_CSR else found.tocsc()
@@ -615,4 +348,4 @@ def denseToSparse_analysis(handle: int, matA: int, matB: int, alg: int, buffer: 
 
 def denseToSparse_convert(handle: int, matA: int, matB: int, alg: int, buffer: int) -> None:
     """Write the entries that are not zero."""
-    _write_sparse(_to_sparse(matA), _matrix(matB))
+    _write_sparse(_to_sparse(matA), sparse_matrix(matB))

@@ -134,9 +134,7 @@ def test_gesvd_refuses_wide_matrices():
 def test_gesvdj(put, rng, letter, dtype, m, n, econ):
     a, k, info = draw(rng, (m, n), dtype), min(m, n), np.ones(1, np.int32)
     s, u, v = np.zeros(k, a.real.dtype), np.zeros((m, m), dtype, order="F"), np.zeros((n, n), dtype, order="F")
-    getattr(cusolver, letter + "gesvdj")(
-        0, 1, econ, m, n, put(a), m, put(s), put(u), m, put(v), n, 0, 0, put(info), 0
-    )
+    getattr(cusolver, letter + "gesvdj")(0, 1, econ, m, n, put(a), m, put(s), put(u), m, put(v), n, 0, 0, put(info), 0)
     np.testing.assert_allclose(u[:, :k] * s @ v[:, :k].conj().T, a, **tolerance(dtype))
     assert (np.abs(u[:, k:]).sum() == 0) == (econ == 1 or m == k)
 

@@ -172,8 +172,9 @@ def test_dense_conversions(put, rng, letter, dtype, layout):
         first, size = np.zeros(a.nnz, np.int32), np.zeros(a.nnz, np.int32)
         target = cusparse.createCoo(4, 5, 0, put(first), put(size), put(np.zeros(a.nnz, dtype)), I32, 0, kind)
     else:
-        first, second, values = (np.zeros(k, t) for k, t in zip(
-            (len(matrix.indptr), a.nnz, a.nnz), (np.int32, np.int32, dtype), strict=True))
+        first, second, values = (
+            np.zeros(k, t) for k, t in zip((len(matrix.indptr), a.nnz, a.nnz), (np.int32, np.int32, dtype), strict=True)
+        )
         make = cusparse.createCsr if layout == "csr" else cusparse.createCsc
         target = make(4, 5, 0, put(first), put(second), put(values), I32, I32, 0, kind)
     cusparse.denseToSparse_analysis(0, dense, target, 0, 0)

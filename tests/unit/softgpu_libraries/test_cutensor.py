@@ -58,9 +58,7 @@ def test_elementwise(put, rng):
     )
     factors = put(2.0), put(3.0), put(1.0)
     made = plan(operation)
-    cutensor.elementwiseTrinaryExecute(
-        0, made, factors[0], put(square), factors[1], put(b), factors[2], put(c), put(d)
-    )
+    cutensor.elementwiseTrinaryExecute(0, made, factors[0], put(square), factors[1], put(b), factors[2], put(c), put(d))
     np.testing.assert_allclose(d, expected)
     operation = cutensor.createElementwiseBinary(0, *described[0], 1, *described[3], 1, *described[3], 5, 16)
     cutensor.elementwiseBinaryExecute(0, plan(operation), put(2.0), put(square), put(1.0), put(d), put(d))
