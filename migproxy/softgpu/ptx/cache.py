@@ -86,7 +86,10 @@ def default_cache() -> ObjectCache:
     named = os.environ.get("MIGPROXY_CACHE_DIR")
     if named == "":
         return ObjectCache(None)
-    base = Path(named) if named else Path.home() / ".cache" / "migproxy"
+    try:
+        base = Path(named) if named else Path.home() / ".cache" / "migproxy"
+    except RuntimeError:  # a user without a home directory
+        return ObjectCache(None)
     found = ObjectCache(base / "softgpu" / str(os.geteuid()))
     found.trim()
     return found
