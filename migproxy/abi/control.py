@@ -74,7 +74,8 @@ class Hello(Message, frozen=True):
     process tree (empty
     for the first); `libraries` maps distribution names to versions, for the compatibility check; `wait_s` is how
     long the broker may
-    let it wait for room (negative: as long as the broker's limit says).
+    let it wait for room (negative: as long as the broker's limit says); `priority` and `deadline_ms` are for the
+    policies of those names, as far as the broker allows them.
     """
 
     protocol: int
@@ -86,6 +87,8 @@ class Hello(Message, frozen=True):
     function_id: str = ""
     program: str = ""
     wait_s: float = -1.0
+    priority: int = 0
+    deadline_ms: int = 0
 
 
 class Welcome(Message, frozen=True):

@@ -90,6 +90,8 @@ class BrokerConfig:
         whose one function need not wait for itself, otherwise ``overlap_cpu_memcpy``.
     policy : str
         Who computes next: one of `migproxy.scheduler.policy.POLICIES`.
+    max_priority : int
+        Highest priority that a function may give itself, for the policy ``priority``; lower ones may be negative.
     kernel_seconds : float
         How long a kernel may run until it counts as hung; 0: for ever.
     slices : mapping of str to SliceSettings
@@ -122,6 +124,7 @@ class BrokerConfig:
     executor_command: tuple[str, ...] = ()
     mode: str = ""
     policy: str = "gpu_time"
+    max_priority: int = 0
     kernel_seconds: float = 0.0
     slices: Mapping[str, SliceSettings] = field(default_factory=dict)
     unisolated_slices: Mapping[str, Unisolated] = field(default_factory=dict)

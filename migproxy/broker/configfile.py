@@ -146,6 +146,7 @@ _KEYS: dict[str, Callable[[str, Any], Any]] = {
     "allow_all": _flag,
     "mode": _mode,
     "policy": _policy,
+    "max_priority": _count,
     "kernel_seconds": _seconds,
     "plugins": _list(_text),
     "cache_dir": _text,

@@ -68,6 +68,10 @@ class Loop:
     def step(self, longest: float | None) -> None:
         """Wait for the next events, at most `longest` seconds, and serve them."""
         timeout = longest
+        if len(self._timers) > 64 and sum(each[2].cancelled for each in self._timers) > len(self._timers) // 2:
+            # Cancelled ones hold on to what they would have called.
+            self._timers = [each for each in self._timers if not each[2].cancelled]
+            heapq.heapify(self._timers)
         while self._timers and self._timers[0][2].cancelled:
             heapq.heappop(self._timers)
         if self._timers:

@@ -37,6 +37,9 @@ from migproxy.errors import ProtocolError, UsageError
 from migproxy.scheduler.policy import Claim
 from migproxy.sizes import format_size
 
+LEAST_PRIORITY = -100
+LONGEST_DEADLINE_MS = 3_600_000
+
 
 class _Waiting:
     """A function that waits for room."""
@@ -352,7 +355,7 @@ class Broker:
         )
         packets.close_all(fds)
         patience = self.config.limits.start_seconds
-        self.loop.call_later(patience, lambda: self._start_overdue(session))
+        session.overdue = self.loop.call_later(patience, lambda: self._start_overdue(session))
 
     def _join_lease(self, session: Session) -> tuple[int, list[int]]:
         """Enter a session in its slice's lease; returns its place and the page's descriptor, or -1 and none."""
@@ -364,7 +367,13 @@ class Broker:
         def hang(seconds: float) -> None:
             self.lose(session, f"launch timeout: nothing it computes made progress for {seconds:.0f} s")
 
-        claim = Claim(session.session_id, session.function_id)
+        hello = session.hello
+        claim = Claim(
+            session.session_id,
+            session.function_id,
+            priority=max(LEAST_PRIORITY, min(hello.priority, self.config.max_priority)),
+            deadline_ns=max(0, min(hello.deadline_ms, LONGEST_DEADLINE_MS)) * 1_000_000,
+        )
         return lease.join(claim, bell.ring, hang), [lease.fd]
 
     def _start_overdue(self, session: Session) -> None:
@@ -382,6 +391,8 @@ class Broker:
                 self._kill(session, str(error))
                 return
             session.state = "running"
+            if session.overdue is not None:
+                session.overdue.cancel()
             if client is not None:
                 self._welcome(session, client, message)
         elif isinstance(message, control.Failed):

@@ -10,6 +10,7 @@ from migproxy.abi.control import FunctionReport, Hello, SessionRow
 from migproxy.abi.layout import PEAK_BYTES_OFFSET
 from migproxy.arena import packets
 from migproxy.broker import segments
+from migproxy.broker.loop import Timer
 from migproxy.broker.supervisor import Executor
 from migproxy.device.inventory import Slice
 
@@ -40,6 +41,7 @@ class Session:
     counters: dict[str, int] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     failure: str = ""
+    overdue: Timer | None = None
     account_place: int = -1
 
     @property

@@ -27,6 +27,8 @@ BROKER_VARIABLE = "MIGPROXY_BROKER"
 MEMORY_VARIABLE = "MIGPROXY_MEMORY"
 DEVICE_VARIABLE = "MIGPROXY_DEVICE"
 FUNCTION_VARIABLE = "MIGPROXY_FUNCTION"
+PRIORITY_VARIABLE = "MIGPROXY_PRIORITY"
+DEADLINE_VARIABLE = "MIGPROXY_DEADLINE_MS"
 ACTIVE_VARIABLE = "MIGPROXY_ACTIVE"
 SYSTEM_SOCKET = "/run/migproxy/broker.sock"
 #: How long a broker may take to listen, and to answer a Hello (it may make the function wait for room).
@@ -202,7 +204,17 @@ def make_hello(windows: Windows, libraries: Mapping[str, str], env: Mapping[str,
         libraries=dict(libraries),
         function_id=env.get(FUNCTION_VARIABLE, ""),
         program=_program(),
+        priority=_whole_number(env, PRIORITY_VARIABLE),
+        deadline_ms=_whole_number(env, DEADLINE_VARIABLE),
     )
+
+
+def _whole_number(env: Mapping[str, str], name: str) -> int:
+    text = env.get(name, "") or "0"
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{name} is {text!r}; it must be a whole number") from None
 
 
 def _program() -> str:

@@ -66,3 +66,17 @@ def _hello(index: int) -> control.Hello:
     from .broker_tools import hello
 
     return hello(function_id=f"function-{index}")
+
+
+def test_priority_and_deadline_are_the_functions_as_far_as_the_broker_allows(start: Start) -> None:
+    from .broker_tools import hello
+
+    running = start(policy="priority", max_priority=3)
+    found = []
+    for priority, deadline in ((2, 10), (9, -1), (-1000, 10**12)):
+        peer = running.peer()
+        peer.send(hello(priority=priority, deadline_ms=deadline))
+        welcome = peer.receive()
+        claim = running.broker.leases["software"]._machine.claim(welcome.session_id)
+        found.append((claim.priority, claim.deadline_ns // 1_000_000))
+    assert found == [(2, 10), (3, 0), (-100, 3_600_000)]

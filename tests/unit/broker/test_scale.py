@@ -1,0 +1,65 @@
+"""Nothing leaks over many sessions, and idle ones cost nothing."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import time
+from collections.abc import Callable
+
+from migproxy.abi import control
+from migproxy.broker.loop import Loop
+from migproxy.broker.sessions import Session
+
+from .broker_tools import Running, until
+
+Start = Callable[..., Running]
+
+
+def open_fds() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_sessions_leave_nothing_behind(start: Start) -> None:
+    running = start(warm=1)
+
+    def one() -> None:
+        peer = running.peer()
+        peer.open()
+        peer.close()
+        running.peers.clear()
+
+    one()
+    until(lambda: not running.broker.sessions and running.broker.warm.waiting("software") == 1)
+    before = open_fds()
+    for _ in range(25):
+        one()
+    until(lambda: not running.broker.sessions and running.broker.warm.waiting("software") == 1)
+    until(lambda: open_fds() == before)
+    gc.collect()
+    assert not [each for each in gc.get_objects() if isinstance(each, Session)]
+    assert not running.broker.leases["software"]._members
+    assert running.broker.ledgers["software"].reserved == 0
+    assert len(running.broker._clients) == 0
+
+
+def test_idle_sessions_cost_the_broker_nothing(start: Start) -> None:
+    running = start(memory=8 << 30)
+    for _ in range(12):
+        running.peer().open()
+    until(lambda: len(running.peer().ask(control.ListSessions()).rows) == 12)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    time.sleep(1.0)  # the broker is to do nothing meanwhile
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert used < 0.01, f"{used * 100:.1f}% of a core"
+
+
+def test_cancelled_timers_are_dropped() -> None:
+    loop = Loop(lambda error: None)
+    for _ in range(1000):
+        loop.call_later(1000.0, int).cancel()
+    loop.step(0.0)
+    assert len(loop._timers) < 100
+    loop.close()
