@@ -11,6 +11,9 @@ import ctypes
 from collections import deque
 from collections.abc import Sequence
 
+from migproxy.errors import CudaError
+
+_INVALID_VALUE = 1
 _I32, _U32, _U64, _F32, _U8 = ctypes.c_int32, ctypes.c_uint32, ctypes.c_uint64, ctypes.c_float, ctypes.c_uint8
 
 
@@ -57,24 +60,31 @@ def put_string(address: int, capacity: int, text: bytes) -> None:
         ctypes.memmove(address, data, len(data))
 
 
+def _given(address: int) -> int:
+    """Return a pointer that must not be NULL."""
+    if not address:
+        raise CudaError(_INVALID_VALUE, "a pointer is NULL")
+    return address
+
+
 def get_i32(address: int) -> int:
     """Read an ``int``."""
-    return _I32.from_address(address).value
+    return _I32.from_address(_given(address)).value
 
 
 def get_u32(address: int) -> int:
     """Read an ``unsigned int``."""
-    return _U32.from_address(address).value
+    return _U32.from_address(_given(address)).value
 
 
 def get_u64(address: int) -> int:
     """Read a pointer, handle or ``size_t``."""
-    return _U64.from_address(address).value
+    return _U64.from_address(_given(address)).value
 
 
 def get_bytes(address: int, size: int) -> bytes:
     """Read `size` bytes."""
-    return ctypes.string_at(address, size)
+    return ctypes.string_at(_given(address), size) if size else b""
 
 
 def get_string(address: int) -> bytes:
@@ -84,7 +94,7 @@ def get_string(address: int) -> bytes:
 
 def get_u64_array(address: int, count: int) -> list[int]:
     """Read an array of pointers, handles or ``size_t``."""
-    return list((_U64 * count).from_address(address)) if count else []
+    return list((_U64 * count).from_address(_given(address))) if count else []
 
 
 def put_u64_array(address: int, values: Sequence[int]) -> None:

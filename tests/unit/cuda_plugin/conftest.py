@@ -59,7 +59,8 @@ class FakeSession:
         return pointer
 
     def host_free(self, pointer: int) -> None:
-        del self.host[pointer]
+        if self.host.pop(pointer, None) is None:
+            raise CudaError(1)
 
     def facts(self, pointer: int) -> PointerFacts:
         for kind, blocks in ((2, self.blocks), (1, self.host)):
