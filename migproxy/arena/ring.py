@@ -268,6 +268,9 @@ class Producer:
     def forget_range(self, start: int) -> None:
         """A device allocation was freed."""
 
+    def note_foreign(self, count: int) -> None:
+        """So many device allocations lie outside the session's window."""
+
     def note_pinned(self, blocks: Mapping[int, int]) -> None:
         """These blocks (address → bytes) of the arena are page-locked memory."""
 

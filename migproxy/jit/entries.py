@@ -464,6 +464,29 @@ def eventSynchronize(event: I64, skip: I32) -> U64:
     return _fall_sync_object(load64(FALLBACKS + 8 * 30), event, skip)
 
 
+_fall_set_device = Indirect("U64(I32, I32)")
+_fall_memory_type = Indirect("I32(I64, I32)")
+
+
+def setDevice(device: I32, skip: I32) -> U64:
+    """Nothing to do on a thread where the one device's context is current."""
+    if device == 0 and load64(CURRENT) != 0 and load64(CONTEXT_THREAD) == thread_self():
+        return new_none()
+    result = _fall_set_device(load64(FALLBACKS + 8 * 31), device, skip)
+    if result != 0:
+        store64(CONTEXT_THREAD, thread_self())
+    return result
+
+
+def pointerGetMemoryType(pointer: I64, skip: I32) -> I32:
+    producer = load64(CURRENT)
+    if producer != 0:
+        kind = submit.memory_type(producer, pointer)
+        if kind != 0:
+            return kind
+    return _fall_memory_type(load64(FALLBACKS + 8 * 32), pointer, skip)
+
+
 _DRIVER = "cuda.bindings.cydriver"
 _CUPY_DRIVER = "cupy_backends.cuda.api.driver"
 _CUPY_RUNTIME = "cupy_backends.cuda.api.runtime"
@@ -520,4 +543,6 @@ ENTRIES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     (_DRIVER, "CUresult (CUevent)", cuEventSynchronize),
     (_DRIVER, "CUresult (CUevent)", cuEventQuery),
     (_CUPY_RUNTIME, "PyObject *(intptr_t, int __pyx_skip_dispatch)", eventSynchronize),
+    (_CUPY_RUNTIME, "PyObject *(int, int __pyx_skip_dispatch)", setDevice),
+    (_CUPY_RUNTIME, "int (intptr_t, int __pyx_skip_dispatch)", pointerGetMemoryType),
 )

@@ -34,6 +34,7 @@ class SessionLike(Protocol):
     ring: Any
     heap: Any
     facts: Any
+    windows: Any
 
     def finish(self, number: int, timeout: float | None = None) -> bytes:
         """Wait for a reply and raise what it says."""
@@ -210,6 +211,16 @@ class FastProducer(ring.Producer):
         """A device allocation was freed."""
         self._forget_range(self.block, start)
 
+    def note_foreign(self, count: int) -> None:
+        """So many device allocations lie outside the session's window; while there are any, Python tells what an
+        address is."""
+        self._set(submit.FOREIGN, count)
+
+    def set_window(self, base: int, size: int) -> None:
+        """Set the session's window of device addresses."""
+        self._set(submit.WINDOW_BASE, base)
+        self._set(submit.WINDOW_END, base + size)
+
     def note_pinned(self, blocks: Mapping[int, int]) -> None:
         """These blocks of the arena are page-locked memory; with more than a few, copies are left to Python."""
         table = self._tables[2]
@@ -239,6 +250,7 @@ def attach(session: SessionLike) -> None:
     global _session
     producer = session.ring
     producer.set_limits(session.facts.attributes)
+    producer.set_window(session.windows.device_base, session.windows.device_size)
     _session = session
     if ENABLED:
         cell(entries.CURRENT).value = producer.block

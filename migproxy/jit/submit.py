@@ -54,6 +54,9 @@ MAX_THREADS = 0xB0
 # counters
 SUBMITTED = 0x100
 STREAMS = 0x110  # address of TABLE_SIZE bytes by handle index: 1 = the executor knows the stream
+WINDOW_BASE = 0x120  # the session's device addresses: [WINDOW_BASE, WINDOW_END)
+WINDOW_END = 0x128
+FOREIGN = 0x130  # device allocations outside the window, such as module globals
 EVENTS = 0x118  # the same of events
 LANDINGS = (
     0x108  # address of SLOT_COUNT records by reply line: staging block of a copy to foreign memory, target, bytes
@@ -90,6 +93,7 @@ _MEMSET, _EVENT_RECORD, _WAIT_EVENT = int(Op.MEMSET), int(Op.EVENT_RECORD), int(
 _LAUNCH_SIZE = layout.LAUNCH.size
 _COPY_SIZE, _MEMSET_SIZE, _EVENT_SIZE = layout.COPY.size, layout.MEMSET.size, layout.EVENT.size
 _HANDLE_SIZE = layout.HANDLE.size
+_MEMORY_HOST, _MEMORY_DEVICE = 1, 2
 _FUTEX_WAKE = 1
 _SYS_FUTEX = 202
 _EVERYBODY = 0x7FFFFFFF
@@ -410,6 +414,21 @@ def is_pinned(producer: U64, address: U64) -> U64:
         if address >= load64(table + 16 * i) and address < load64(table + 16 * i + 8):
             return 1
     return 0
+
+
+def memory_type(producer: U64, address: U64) -> U64:
+    """The ``cudaMemoryType`` of an address as CuPy's copies should see it, 0 if Python must look.
+
+    Host memory counts as page-locked (1) here whatever it is: `copy_in` takes it before it returns, in place or
+    staged, so that CuPy needs no page-locked buffer of its own in between.
+    """
+    if device_range(producer, address, 1):
+        return _MEMORY_DEVICE
+    if address >= load64(producer + WINDOW_BASE) and address < load64(producer + WINDOW_END):
+        return 0
+    if heap_owns(load64(producer + HEAP), address):
+        return 0 if is_pinned(producer, address) else _MEMORY_HOST
+    return 0 if load64(producer + FOREIGN) else _MEMORY_HOST
 
 
 def free_retired(producer: U64) -> None:

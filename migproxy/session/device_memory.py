@@ -108,11 +108,13 @@ class DeviceMemory:
         """Note memory that the executor or the driver placed (module globals, …)."""
         with self.lock:
             self._foreign[base] = size
+            self._session.ring.note_foreign(len(self._foreign))
 
     def disown(self, base: int) -> None:
         """Forget memory noted by `adopt`."""
         with self.lock:
             self._foreign.pop(base, None)
+            self._session.ring.note_foreign(len(self._foreign))
             self._session.ring.forget_range(base)
 
     def check_range(self, pointer: int, size: int) -> None:

@@ -42,6 +42,7 @@ _COMPILED = language.compile_functions(
     submit.copy_in,
     submit.copy_out,
     submit.submit_sync,
+    submit.memory_type,
 )
 NATIVE = {
     function.__name__: language.bind(function, _COMPILED[function.__name__])
@@ -53,6 +54,7 @@ NATIVE = {
         submit.copy_in,
         submit.copy_out,
         submit.submit_sync,
+        submit.memory_type,
     )
 }
 
@@ -70,6 +72,7 @@ class Session:
         self.ring.enter_function(FUNCTION, WIRE, PARAMETERS, 48, 512, 4096)
         self.ring.note_range(DEVICE, DEVICE, 1 << 20)
         self.facts = types.SimpleNamespace(attributes=ATTRIBUTES)
+        self.windows = types.SimpleNamespace(device_base=DEVICE, device_size=1 << 30)
         self.consumer = Consumer(base, [(base + layout.HEAP_OFFSET, HEAP_BYTES)])
 
     def finish(self, number: int, timeout: float | None = None) -> bytes:
@@ -471,7 +474,7 @@ def test_entries_use_machine_code_with_a_session_and_python_without(session: Ses
     calls: list[tuple[Any, ...]] = []
     handlers = {name: (lambda *a, n=name: calls.append((n, *a)) or 77) for name in module.__pyx_capi__}  # type: ignore[misc]
     capsules.replace(module, handlers)
-    assert "cuLaunchKernel" in capsules.accelerate(module, lambda number: 0)
+    assert "cuLaunchKernel" in capsules.accelerate(module, lambda number: fast_path.finish(number) or 0)
     record = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64)(capsules.pointer(module, "cuEventRecord"))
     query = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint64)(capsules.pointer(module, "cuEventQuery"))
     sync = ctypes.CFUNCTYPE(ctypes.c_int)(capsules.pointer(module, "cuCtxSynchronize"))
@@ -552,6 +555,25 @@ def test_every_entry_has_its_own_fallback(session: Session) -> None:
             assert make(result, *parameters)(capsules.pointer(module, name))(*values) == 0
             expected = (name, *values[:count], 0) if optional else (name, *values[:count])
             assert called.pop() == expected
+
+
+def test_memory_types(session: Session) -> None:
+    session.ring.set_window(DEVICE, 1 << 30)
+    buffer = ctypes.create_string_buffer(8)
+    foreign, arena, pinned = ctypes.addressof(buffer), session.heap.allocate(5000), session.heap.allocate(5000)
+    session.ring.note_pinned({pinned: 5000})
+
+    def kinds() -> list[int]:
+        found = [
+            NATIVE["memory_type"](session.ring.block, a) for a in (DEVICE, DEVICE + (1 << 21), foreign, arena, pinned)
+        ]
+        twin = as_python(submit.memory_type)
+        assert found == [twin(session.ring.block, a) for a in (DEVICE, DEVICE + (1 << 21), foreign, arena, pinned)]
+        return found
+
+    assert kinds() == [2, 0, 1, 1, 0]
+    session.ring.note_foreign(1)
+    assert kinds() == [2, 0, 0, 1, 0]
 
 
 def test_types_that_differ_stay_with_python() -> None:
