@@ -12,10 +12,10 @@ import importlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from migproxy_plugins.cupy import captured, roles, signatures, tables
 from migproxy_plugins.cupy import objects_unsafe as raw
-from migproxy_plugins.cupy import roles, signatures, tables
 from migproxy_plugins.cupy.roles import Kind
-from migproxy_plugins.cupy.serving import EXTRA, Serving, UnknownObject
+from migproxy_plugins.cupy.serving import EXTRA, HOST_ONLY, Serving, UnknownObject
 
 from migproxy.errors import CudaError, MigproxyError, ProtocolError
 from migproxy.executor.dispatch import LibraryError
@@ -120,7 +120,26 @@ class Server(Serving):
         LibraryError
             With the library's own error.
         """
-        return self._guarded(context, library, name, lambda: self._carry_out(library, name, arguments))
+        if self.software and (library, name) not in HOST_ONLY and captured.capturing(context):
+            return self._guarded(context, library, name, lambda: self._record(library, name, arguments), order=False)
+        return self._guarded(
+            context,
+            library,
+            name,
+            lambda: self._carry_out(library, name, arguments),
+            order=(library, name) not in HOST_ONLY,
+        )
+
+    def _record(self, library: str, name: str, arguments: list[Any]) -> None:
+        """Put a call into the graph that the software GPU's stream is captured into: as a host function.
+
+        Only functions of `EXTRA` come here: CuPy refuses the libraries behind the tables while it captures.
+        """
+        extra = EXTRA.get((library, name))
+        if extra is None:
+            raise CudaError(captured.CAPTURE_UNSUPPORTED, f"{library}.{name} while the stream is captured")
+        ready = [self.array(value) if _is_array(value) else value for value in arguments]
+        captured.record(self.context, lambda: extra(self, *ready))
 
     def prepare(self, context: Context, library: str, name: str, arguments: list[Any]) -> Callable[[], Any] | None:
         """Return what carries out this very call again without looking at its arguments again.
@@ -159,11 +178,17 @@ class Server(Serving):
             return extra(self, *arguments)
         return self._by_table(self.function(library, name), arguments)
 
-    def _guarded(self, context: Context, library: str, name: str, action: Callable[[], Any]) -> Any:
-        """Run `action` on the call's stream; errors come out as the executor expects them."""
+    def _guarded(
+        self, context: Context, library: str, name: str, action: Callable[[], Any], *, order: bool = True
+    ) -> Any:
+        """Run `action` on the call's stream; errors come out as the executor expects them.
+
+        Without `order` a call on the software GPU does not wait for the stream's work.
+        """
         self.context = context
         try:
-            self.use_stream()
+            if order or not self.software:
+                self.use_stream()
             return action()
         except UnknownObject as error:
             raise LibraryError(self._unknown_object(library, error)) from error

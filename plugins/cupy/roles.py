@@ -159,6 +159,19 @@ def destroys(signature: Signature) -> bool:
     return bool(re.match(r"(sp)?[dD]estroy|sp[A-Z]+_destroyDescr", signature.name))
 
 
+_NOT_ON_STREAM = re.compile(r"(sp)?[cC]reate.*|(sp)?[dD]estroy.*|[gs]et(?!Stream).*|_?getVersion.*|check_status")
+
+
+def works_on_stream(library: str, signature: Signature) -> bool:
+    """Whether the real function first gives its handle the current stream."""
+    first = signature.arguments[0].name if signature.arguments else ""
+    return (
+        library in ("cublas", "cusolver", "cusparse", "curand")
+        and first in ("handle", "generator")
+        and not _NOT_ON_STREAM.fullmatch(signature.name)
+    )
+
+
 #: Functions whose answer cannot change within a session, for the same arguments.
 _CONSTANT = {
     "cublas": re.compile(r"getVersion"),

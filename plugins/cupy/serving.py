@@ -94,14 +94,18 @@ class Serving:
 
 Extra = Callable[..., Any]
 EXTRA: dict[tuple[str, str], Extra] = {}
+#: Functions that touch no device memory: they need not wait for a stream, and may be called while one is captured.
+HOST_ONLY: set[tuple[str, str]] = set()
 
 
-def serves(library: str, *names: str) -> Callable[[Extra], Extra]:
+def serves(library: str, *names: str, host_only: bool = False) -> Callable[[Extra], Extra]:
     """Register the decorated function for functions of a library."""
 
     def register(function: Extra) -> Extra:
         for name in names:
             EXTRA[library, name] = function
+            if host_only:
+                HOST_ONLY.add((library, name))
         return function
 
     return register

@@ -27,24 +27,24 @@ def _keep(server: Serving, number: Any, plan: Any) -> None:
     server.objects[number] = (CUFFT, plan)
 
 
-@serves(CUFFT, "Plan1d")
+@serves(CUFFT, "Plan1d", host_only=True)
 def _plan_1d(server: Serving, number: int, nx: int, fft_type: int, batch: int) -> None:
     _keep(server, number, server.module(CUFFT).Plan1d(nx, fft_type, batch))
 
 
-@serves(CUFFT, "PlanNd")
+@serves(CUFFT, "PlanNd", host_only=True)
 def _plan_nd(server: Serving, number: int, *arguments: Any) -> None:
     _keep(server, number, server.module(CUFFT).PlanNd(*arguments))
 
 
-@serves(CUFFT, "XtPlanNd")
+@serves(CUFFT, "XtPlanNd", host_only=True)
 def _xt_plan_nd(server: Serving, number: int, *arguments: Any) -> None:
     *positional, order, last_axis, last_size = arguments
     plan = server.module(CUFFT).XtPlanNd(*positional, order=order, last_axis=last_axis, last_size=last_size)
     _keep(server, number, plan)
 
 
-@serves(CUFFT, "destroyPlan")
+@serves(CUFFT, "destroyPlan", host_only=True)
 def _destroy(server: Serving, number: int) -> None:
     server.objects.pop(number, None)
 

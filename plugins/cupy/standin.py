@@ -18,8 +18,12 @@ from migproxy_plugins.cupy import calls, patching, roles, signatures, tables
 from migproxy_plugins.cupy import objects_unsafe as raw
 from migproxy_plugins.cupy.roles import Kind
 
+from migproxy.session.api import streams
+
 #: The status that means "not supported" in each library's own numbering.
 NOT_SUPPORTED = {"cublas": 15, "cusolver": 9, "cusparse": 10, "curand": 103, "cutensor": 15, "cufft": 16, "nccl": 1}
+#: As CuPy's messages spell them.
+LIBRARY_NAMES = {"cublas": "cuBLAS", "cusolver": "cuSOLVER", "cusparse": "cuSPARSE", "curand": "cuRAND"}
 _HOST_MODE = 0
 
 
@@ -61,6 +65,14 @@ class Library:
         self.streams: dict[int, int] = {}
         self.answers: dict[Any, Any] = {}
 
+    def refuse_capture(self, stream: int) -> None:
+        """Raise what the real module raises while the stream is captured: CuPy does not let these libraries into
+        graphs.
+        """
+        if stream and streams.stream_capture_status(stream):
+            shown = LIBRARY_NAMES[self.short]
+            raise NotImplementedError(f"calling {shown} API during stream capture is currently unsupported")
+
     def call(self, function: str, arguments: Any, *, wait: bool) -> Any:
         """Call the executor's function of this library."""
         return calls.call(self.name, function, arguments, self.errors, wait=wait)
@@ -82,6 +94,18 @@ class Library:
         special = getattr(self, f"_local_{signature.name}", None)
         if special is not None:
             return special  # type: ignore[no-any-return]
+        made = self._remote(signature)
+        if not roles.works_on_stream(self.short, signature):
+            return made
+
+        def on_stream(*arguments: Any) -> Any:
+            if streams.capturing():
+                self.refuse_capture(raw.current_stream())
+            return made(*arguments)
+
+        return on_stream
+
+    def _remote(self, signature: signatures.Signature) -> Callable[..., Any]:
         found = roles.roles(self.short, signature)
         name, call = signature.name, self.call
         if roles.creates(signature):
@@ -170,6 +194,7 @@ class Library:
         return self.pointer_modes.get(handle, _HOST_MODE)
 
     def _local_setStream(self, handle: int, stream: int) -> None:
+        self.refuse_capture(stream)
         # The executor sets the stream of each call; what is set here only shows in `getStream`.
         self.streams[handle] = stream
 

@@ -1,6 +1,7 @@
 """The executor half on a real GPU: each library's calls through a stand-in against the real module's own.
 
-Stand-in and server run in one process over the real encoding; the server carries out what it gets with the CuPy installed here.
+Stand-in and server run in one process over the real encoding; the server carries out what it gets with the CuPy
+installed here.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cupy_loopback import Loopback
-
 from migproxy_plugins.cupy import calls, standin
 from migproxy_plugins.cupy import objects_unsafe as raw
 from migproxy_plugins.cupy.libraries import cub as cub_standin
@@ -208,7 +208,7 @@ def test_cub(cp, gpu):
 
 def test_random_generators(cp, gpu):
     ours = generator_standin.make("cupy.random._generator_api").Generator
-    from cupy.random import MRG32k3a, XORWOW, Philox4x3210
+    from cupy.random import XORWOW, MRG32k3a, Philox4x3210
     from cupy.random._generator_api import Generator as Real
 
     for kind in (XORWOW, MRG32k3a, Philox4x3210):
