@@ -40,9 +40,9 @@ def check_platform() -> None:
 
 
 def _register() -> None:
-    from migproxy.cli import broker, doctor, kill, logs, ps, run, smi, top
+    from migproxy.cli import broker, doctor, kill, logs, mig, ps, run, smi, top
 
-    for module in (run, broker, doctor, ps, kill, logs, smi, top):
+    for module in (run, broker, doctor, ps, kill, logs, smi, top, mig):
         module.register(app)
 
 
