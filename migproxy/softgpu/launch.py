@@ -315,11 +315,10 @@ def launch_operation(
         blocks = grid[0] * grid[1] * grid[2]
         most = active_blocks(function, threads, shared) * card.MULTIPROCESSORS
         need(blocks <= most, f"{blocks} blocks; {most} fit", status.COOPERATIVE_LAUNCH_TOO_LARGE)
-        if blocks > 1:
-            together = getattr(kernel, "launch_cooperative", None)
-            if together is None:
-                # The compiler runs blocks one after another: a grid-wide barrier would wait for ever.
-                raise CudaError(status.NOT_SUPPORTED, "cooperative launches of more than one block are not supported")
+        together = getattr(kernel, "launch_cooperative", None)
+        if together is not None:
             launch = together
-
+        elif blocks > 1:
+            # A compiler that runs blocks one after another: a grid-wide barrier would wait for ever.
+            raise CudaError(status.NOT_SUPPORTED, "cooperative launches of more than one block are not supported")
     return Launch(launch, function, grid, block, shared, params)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from migproxy.softgpu.libcuda import SoftCuda
 nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="kernels are compiled by NVRTC")
 
 SOURCE = r"""
+#include <cooperative_groups.h>
 __device__ int counter = 5;
 __constant__ float factors[4];
 
@@ -32,16 +35,41 @@ extern "C" __global__ void reverse(int *data, int n)
     __syncthreads();
     data[threadIdx.x] = tile[n - 1 - threadIdx.x];
 }
+extern "C" __global__ void rounds(int *cells, int n)
+{
+    cooperative_groups::grid_group grid = cooperative_groups::this_grid();
+    for (int round = 0; round < 3; round++) {
+        int next = cells[(blockIdx.x + 1) % n];
+        grid.sync();
+        if (threadIdx.x == 0)
+            cells[blockIdx.x] = next;
+        grid.sync();
+    }
+}
 extern "C" __global__ void outside(int *data) { data[1 << 24] = 1; }
 extern "C" __global__ void wait_for(volatile int *flag) { while (*flag == 0) {} }
 """
+
+
+def _include_options() -> list[bytes]:
+    """Where ``cooperative_groups.h`` and what it includes are."""
+    spec = importlib.util.find_spec("nvidia")
+    places = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
+    folders: set[Path] = set()
+    for name in ("cooperative_groups.h", "nv/target"):
+        found = [header for place in places for header in place.glob(f"**/{name}")]
+        if not found:
+            pytest.skip(f"CUDA's header {name} is not installed")
+        folders |= {header.parents[name.count("/")] for header in found}
+    return [b"-I" + str(folder).encode() for folder in sorted(folders)]
 
 
 @pytest.fixture(scope="module")
 def image() -> bytes:
     error, program = nvrtc.nvrtcCreateProgram(SOURCE.encode(), b"test.cu", 0, [], [])
     assert int(error) == 0
-    (error,) = nvrtc.nvrtcCompileProgram(program, 1, [b"--gpu-architecture=compute_80"])
+    options = [b"--gpu-architecture=compute_80", *_include_options()]
+    (error,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
     assert int(error) == 0
     _, size = nvrtc.nvrtcGetPTXSize(program)
     text = b" " * size
@@ -134,3 +162,16 @@ def test_what_nvrtc_says_of_a_kernel(real: tuple[Session, int]) -> None:
         infos.append(struct.unpack("<QQ", session.out.raw[:16]))
     assert infos == [(0, 4), (8, 8), (16, 8), (24, 4)]
     assert session.i32("cuFuncGetAttribute", 2, function) == 16
+
+
+@pytest.mark.parametrize("blocks", [1, 6])
+def test_blocks_of_a_cooperative_launch_wait_for_each_other(real: tuple[Session, int], blocks: int) -> None:
+    session, module = real
+    cells = session.alloc(4 * blocks)
+    session.write(cells, np.arange(blocks, dtype=np.int32).tobytes())
+    function = session.u64("cuModuleGetFunction", module, session.data(b"rounds\0"))
+    values = [session.data(struct.pack("<Q", cells)), session.data(struct.pack("<i", blocks))]
+    table = session.data(struct.pack("<QQ", *values))
+    session.ok("cuLaunchCooperativeKernel", function, blocks, 1, 1, 32, 1, 1, 0, 0, table)
+    expected = np.roll(np.arange(blocks, dtype=np.int32), -3)
+    assert (np.frombuffer(session.read(cells, 4 * blocks), np.int32) == expected).all()
