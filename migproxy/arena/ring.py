@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import threading
 import time
@@ -106,6 +107,8 @@ class Producer:
         self._owners = (ctypes.c_uint64 * layout.SLOT_COUNT)()
         #: How long to look before sleeping.
         self._spin = self._looking = SPIN_SECONDS
+        self._events: dict[int, int] = {}
+        self._event_numbers = itertools.count(1)
         self._orphans: list[tuple[int, Callable[[], None]]] = []
         self.waited_ns = 0
 
@@ -243,6 +246,29 @@ class Producer:
         """Let threads submit again."""
         self.lock.release()
 
+    # -- events that the executor knows; machine code makes and ends them too -----------------------------------------
+    def reserve_event(self, flags: int) -> int:
+        """Return the handle for a new event with ``CUevent_flags``; the caller submits the command that makes it."""
+        handle = layout.make_handle(layout.KIND_EVENT, next(self._event_numbers))
+        self._events[handle] = flags
+        return handle
+
+    def adopt_event(self, handle: int, flags: int) -> None:
+        """Note an event under a handle from before a fork."""
+        self._events[handle] = flags
+
+    def release_event(self, handle: int) -> None:
+        """Forget an event; the command that ends it was submitted."""
+        self._events.pop(handle, None)
+
+    def event_flags(self, handle: int) -> int | None:
+        """Return an event's flags, None if there is no such event."""
+        return self._events.get(handle)
+
+    def live_events(self) -> dict[int, int]:
+        """Return handle and flags of every event."""
+        return dict(self._events)
+
     # -- what machine code is told, in the subclass that runs it ---------------------------------------------------
     def enter_function(
         self,
@@ -257,7 +283,7 @@ class Producer:
         limits."""
 
     def note_handle(self, handle: int, live: bool) -> None:
-        """The executor knows this stream or event from now on, or no longer."""
+        """The executor knows this stream from now on, or no longer."""
 
     def forget_function(self, handle: int) -> None:
         """A kernel can no longer be launched."""

@@ -262,7 +262,11 @@ def make(entries: Mapping[str, tuple[str, Handler | int]], module: str = "cupy_b
     return {name: entry(module, name, text, handler) for name, (text, handler) in entries.items()}
 
 
-def accelerate(module: ModuleType, finisher: Callable[[int], Any] = fast_path.finish) -> list[str]:
+def accelerate(
+    module: ModuleType,
+    finisher: Callable[[int], Any] = fast_path.finish,
+    query: Callable[[int], int] | None = None,
+) -> list[str]:
     """Put machine code into a module's capsules, in front of the handlers that `replace` has put there.
 
     Parameters
@@ -272,6 +276,8 @@ def accelerate(module: ModuleType, finisher: Callable[[int], Any] = fast_path.fi
     finisher : callable
         ``fast_path.finish`` with exceptions turned into what the module's functions do: raise their own error, or
         return a status.
+    query : callable, optional
+        The same for queries that return their status as an object.
 
     Returns
     -------
@@ -284,7 +290,9 @@ def accelerate(module: ModuleType, finisher: Callable[[int], Any] = fast_path.fi
     wanted = {
         entry.__name__: (index, text)
         for index, (name, text, entry) in enumerate(machine_code.ENTRIES)
-        if name == module.__name__ and types.get(entry.__name__) == text
+        if name == module.__name__
+        and types.get(entry.__name__) == text
+        and (query is not None or entry is not machine_code.eventQuery)
     }
     if not wanted:
         return []
@@ -297,6 +305,10 @@ def accelerate(module: ModuleType, finisher: Callable[[int], Any] = fast_path.fi
     if not fast_path.cell(finish_cell).value:
         fast_path.cell(finish_cell).value = trampoline.make_trampoline(
             prototype, finisher, holds_gil=holds_gil, on_error=None if holds_gil else 999
+        )
+    if query is not None and not fast_path.cell(machine_code.FINISH_QUERY).value:
+        fast_path.cell(machine_code.FINISH_QUERY).value = trampoline.make_trampoline(
+            "PyObject *(unsigned long)", query, holds_gil=True, on_error=None
         )
     compiled = language.compile_functions(*(machine_code.ENTRIES[index][2] for index, _ in wanted.values()))
     for name, (index, _) in wanted.items():

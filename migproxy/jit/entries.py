@@ -36,10 +36,13 @@ from migproxy.jit import submit
 from migproxy.jit.submit import (
     ASKED,
     DONE,
+    PENDING,
     ask_event,
     copy_in,
     copy_on_device,
     copy_out,
+    create_event,
+    destroy_event,
     submit_event,
     submit_launch,
     submit_memset,
@@ -54,7 +57,9 @@ CURRENT = Symbol("migproxy_entry_cells", ctypes.addressof(_CELLS))
 CONTEXT_THREAD = CURRENT + 8
 FINISH_STATUS = CURRENT + 16  # CUresult (uint64 number), without the GIL
 FINISH_OBJECT = CURRENT + 24  # PyObject *(uint64 number), with the GIL
+FINISH_QUERY = CURRENT + 32  # PyObject *(uint64 number): the status, with the GIL
 FALLBACKS = CURRENT + 64
+_NOT_READY = 600  # CUDA_ERROR_NOT_READY, cudaErrorNotReady
 NONE = c_symbol("_Py_NoneStruct")
 
 _EVENT_RECORD, _WAIT_EVENT = int(Op.EVENT_RECORD), int(Op.STREAM_WAIT_EVENT)
@@ -68,6 +73,8 @@ increase = External("Py_IncRef", "None(U64)")
 thread_self = External("pthread_self", "U64()")
 finish_status = Indirect("I32(U64)")
 finish_object = Indirect("U64(U64)")
+finish_query = Indirect("U64(U64)")
+from_number = External("PyLong_FromLongLong", "U64(I64)")
 
 
 def new_none() -> U64:
@@ -426,6 +433,8 @@ def cuStreamQuery(stream: U64) -> I32:
         result = submit_sync(producer, _STREAM_QUERY, stream, 0)
         if result == DONE:
             return 0
+        if result == PENDING:
+            return _NOT_READY
         if result & 0xFF == ASKED:
             return finish_status(load64(FINISH_STATUS), result >> 8)
     return _fall_1(load64(FALLBACKS + 8 * 27), stream)
@@ -448,6 +457,8 @@ def cuEventQuery(event: U64) -> I32:
         result = ask_event(producer, _EVENT_QUERY, event, 0)
         if result == DONE:
             return 0
+        if result == PENDING:
+            return _NOT_READY
         if result & 0xFF == ASKED:
             return finish_status(load64(FINISH_STATUS), result >> 8)
     return _fall_1(load64(FALLBACKS + 8 * 29), event)
@@ -462,6 +473,62 @@ def eventSynchronize(event: I64, skip: I32) -> U64:
         if result & 0xFF == ASKED:
             return finish_object(load64(FINISH_OBJECT), result >> 8)
     return _fall_sync_object(load64(FALLBACKS + 8 * 30), event, skip)
+
+
+_fall_create = Indirect("I32(U64, U32)")
+_fall_create_number = Indirect("I64(U32, I32)")
+
+
+def cuEventCreate(event: U64, flags: U32) -> I32:
+    producer = load64(CURRENT)
+    if producer != 0:
+        made = create_event(producer, flags)
+        if made != 0:
+            store64(event, made)
+            return 0
+    return _fall_create(load64(FALLBACKS + 8 * 33), event, flags)
+
+
+def cuEventDestroy(event: U64) -> I32:
+    producer = load64(CURRENT)
+    if producer != 0:
+        result = destroy_event(producer, event)
+        if result == DONE:
+            return 0
+    return _fall_1(load64(FALLBACKS + 8 * 34), event)
+
+
+def eventCreateWithFlags(flags: U32, skip: I32) -> I64:
+    """On a thread whose context is current; elsewhere Python makes it so first."""
+    producer = load64(CURRENT)
+    if producer != 0 and load64(CONTEXT_THREAD) == thread_self():
+        made = create_event(producer, flags)
+        if made != 0:
+            return made
+    return _fall_create_number(load64(FALLBACKS + 8 * 35), flags, skip)
+
+
+def eventDestroy(event: I64, skip: I32) -> U64:
+    producer = load64(CURRENT)
+    if producer != 0:
+        result = destroy_event(producer, event)
+        if result == DONE:
+            return new_none()
+    return _fall_sync_object(load64(FALLBACKS + 8 * 36), event, skip)
+
+
+def eventQuery(event: I64, skip: I32) -> U64:
+    """The status as an int object: done or not ready; everything else is Python's."""
+    producer = load64(CURRENT)
+    if producer != 0:
+        result = ask_event(producer, _EVENT_QUERY, event, 1)
+        if result == DONE:
+            return from_number(0)
+        if result == PENDING:
+            return from_number(_NOT_READY)
+        if result & 0xFF == ASKED:
+            return finish_query(load64(FINISH_QUERY), result >> 8)
+    return _fall_sync_object(load64(FALLBACKS + 8 * 37), event, skip)
 
 
 _fall_set_device = Indirect("U64(I32, I32)")
@@ -545,4 +612,9 @@ ENTRIES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     (_CUPY_RUNTIME, "PyObject *(intptr_t, int __pyx_skip_dispatch)", eventSynchronize),
     (_CUPY_RUNTIME, "PyObject *(int, int __pyx_skip_dispatch)", setDevice),
     (_CUPY_RUNTIME, "int (intptr_t, int __pyx_skip_dispatch)", pointerGetMemoryType),
+    (_DRIVER, "CUresult (CUevent *, unsigned int)", cuEventCreate),
+    (_DRIVER, "CUresult (CUevent)", cuEventDestroy),
+    (_CUPY_RUNTIME, "intptr_t (unsigned int, int __pyx_skip_dispatch)", eventCreateWithFlags),
+    (_CUPY_RUNTIME, "PyObject *(intptr_t, int __pyx_skip_dispatch)", eventDestroy),
+    (_CUPY_RUNTIME, "PyObject *(intptr_t, int __pyx_skip_dispatch)", eventQuery),
 )

@@ -9,6 +9,7 @@ current one, and ``interpose.capsules.accelerate`` puts the machine code of `ent
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -40,11 +41,20 @@ class SessionLike(Protocol):
         """Wait for a reply and raise what it says."""
 
 
+_FUNCTIONS = (
+    submit.ring_submit,
+    submit.ring_replied,
+    submit.forget_range,
+    submit.ticks,
+    submit.reserve_event,
+    submit.release_event,
+)
+
+
 @cache
 def _functions() -> dict[str, int]:
     compiler.use_cache()
-    wanted = (submit.ring_submit, submit.ring_replied, submit.forget_range, submit.ticks)
-    return language.compile_functions(*wanted)
+    return language.compile_functions(*_FUNCTIONS)
 
 
 @cache
@@ -79,10 +89,11 @@ class FastProducer(ring.Producer):
             (ctypes.c_uint64 * (3 * layout.SLOT_COUNT))(),
             (ctypes.c_uint8 * submit.TABLE_SIZE)(),
             (ctypes.c_uint8 * submit.TABLE_SIZE)(),
+            (ctypes.c_uint32 * submit.TABLE_SIZE)(*range(1, submit.TABLE_SIZE)),
         ]
         self._block = (ctypes.c_uint64 * (submit.STATE_SIZE // 8))()
         self.block = ctypes.addressof(self._block)
-        functions, ranges, pinned, retiring, landings, streams, events = (
+        functions, ranges, pinned, retiring, landings, streams, events, free_events = (
             ctypes.addressof(table) for table in self._tables
         )
         for offset, value in (
@@ -96,14 +107,19 @@ class FastProducer(ring.Producer):
             (submit.LANDINGS, landings),
             (submit.STREAMS, streams),
             (submit.EVENTS, events),
+            (submit.FREE_EVENTS, free_events),
+            (submit.FREE_EVENTS_TAIL, submit.TABLE_SIZE - 1),
         ):
             self._set(offset, value)
+        self._event_numbers = itertools.count(submit.TABLE_SIZE)  # when the table is full
         self._records: dict[int, ctypes.Array[Any]] = {}
         addresses = _functions()
         self._submit = ctypes.PYFUNCTYPE(
             ctypes.c_uint64, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_uint64, ctypes.c_uint64
         )(addresses["ring_submit"])
         self._replied = function_at(addresses["ring_replied"], language.prototype(submit.ring_replied))
+        self._reserve_event = language.bind(submit.reserve_event, addresses["reserve_event"], holds_gil=True)
+        self._release_event = language.bind(submit.release_event, addresses["release_event"], holds_gil=True)
         self._forget_range = function_at(addresses["forget_range"], language.prototype(submit.forget_range))
         self._lock_word, self._unlock_word = heap.lock_functions()
         self._look_for(ring.SPIN_SECONDS)
@@ -194,10 +210,46 @@ class FastProducer(ring.Producer):
             self._tables[0][index] = 0
 
     def note_handle(self, handle: int, live: bool) -> None:
-        """The executor knows this stream or event from now on, or no longer."""
-        kind, index = handle >> layout.HANDLE_KIND_SHIFT, handle & layout.HANDLE_INDEX_MASK
+        """The executor knows this stream from now on, or no longer."""
+        index = handle & layout.HANDLE_INDEX_MASK
         if index < submit.TABLE_SIZE:
-            self._tables[5 if kind == layout.KIND_STREAM else 6][index] = live
+            self._tables[5][index] = live
+
+    # -- events
+    # ----------------------------------------------------------------------------------------------------------
+    def reserve_event(self, flags: int) -> int:
+        """Return the handle for a new event; beyond the table's room one that only Python knows."""
+        return self._reserve_event(self.block, flags) or super().reserve_event(flags)
+
+    def _event_place(self, handle: int) -> int:
+        """Return an event's place in the table, 0 if it has none."""
+        index = handle & layout.HANDLE_INDEX_MASK
+        return index if handle >> layout.HANDLE_KIND_SHIFT == layout.KIND_EVENT and index < submit.TABLE_SIZE else 0
+
+    def adopt_event(self, handle: int, flags: int) -> None:
+        """Note an event under a handle from before a fork."""
+        if place := self._event_place(handle):
+            self._tables[6][place] = flags + 1
+        else:
+            super().adopt_event(handle, flags)
+
+    def release_event(self, handle: int) -> None:
+        """Forget an event; its number is used again when all others have been."""
+        if self._event_place(handle):
+            self._release_event(self.block, handle)
+        else:
+            super().release_event(handle)
+
+    def event_flags(self, handle: int) -> int | None:
+        """Return an event's flags, None if there is no such event."""
+        if place := self._event_place(handle):
+            return self._tables[6][place] - 1 if self._tables[6][place] else None
+        return super().event_flags(handle)
+
+    def live_events(self) -> dict[int, int]:
+        """Return handle and flags of every event."""
+        made = {layout.make_handle(layout.KIND_EVENT, i): flags - 1 for i, flags in enumerate(self._tables[6]) if flags}
+        return {**made, **super().live_events()}
 
     def note_range(self, pointer: int, start: int, size: int) -> None:
         """`pointer` lies in the device allocation of `size` bytes at `start`."""

@@ -87,10 +87,13 @@ class CompileError(Exception):
 
 
 def _without_in(node: ast.expr) -> ast.expr:
-    """Return ``a in (b, c)`` as ``a == b or a == c``, and everything else as it is."""
-    if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In) and isinstance(node.comparators[0], ast.Tuple):
+    """Return ``a in (b, c)`` as ``a == b or a == c``, ``not in`` as its contrary, and everything else as it is."""
+    if isinstance(node, ast.Compare) and isinstance(node.comparators[0], ast.Tuple):
         cases: list[ast.expr] = [ast.Compare(node.left, [ast.Eq()], [case]) for case in node.comparators[0].elts]
-        return ast.BoolOp(ast.Or(), cases)
+        if isinstance(node.ops[0], ast.In):
+            return ast.BoolOp(ast.Or(), cases)
+        if isinstance(node.ops[0], ast.NotIn):
+            return ast.UnaryOp(ast.Not(), ast.BoolOp(ast.Or(), cases))
     return node
 
 

@@ -25,6 +25,7 @@ from migproxy.arena.machine_unsafe import (
     load64,
     load64_acquire,
     pause,
+    store8,
     store16,
     store32,
     store64,
@@ -54,14 +55,17 @@ MAX_THREADS = 0xB0
 # counters
 SUBMITTED = 0x100
 STREAMS = 0x110  # address of TABLE_SIZE bytes by handle index: 1 = the executor knows the stream
+FREE_EVENTS = 0x138  # address of a queue of TABLE_SIZE u32: event numbers to give out next, longest unused first
+FREE_EVENTS_HEAD = 0x140
+FREE_EVENTS_TAIL = 0x148
 WINDOW_BASE = 0x120  # the session's device addresses: [WINDOW_BASE, WINDOW_END)
 WINDOW_END = 0x128
 FOREIGN = 0x130  # device allocations outside the window, such as module globals
-EVENTS = 0x118  # the same of events
+EVENTS = 0x118  # the same of events: their flags + 1
 LANDINGS = (
     0x108  # address of SLOT_COUNT records by reply line: staging block of a copy to foreign memory, target, bytes
 )
-STATE_SIZE = 0x140
+STATE_SIZE = 0x180
 
 TABLE_SIZE = 1 << 16
 RANGE_COUNT = 256
@@ -81,6 +85,7 @@ FUNCTION_PARAMETERS = 48  # per parameter: offset u32, size u32
 
 DONE = 0
 LATER = 1  # nothing was submitted
+PENDING = 3  # a query was answered: not ready
 ASKED = 2  # submitted, the reply is not good or not there yet: number << 8 | ASKED
 BAD_STREAM = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -94,6 +99,10 @@ _LAUNCH_SIZE = layout.LAUNCH.size
 _COPY_SIZE, _MEMSET_SIZE, _EVENT_SIZE = layout.COPY.size, layout.MEMSET.size, layout.EVENT.size
 _HANDLE_SIZE = layout.HANDLE.size
 _MEMORY_HOST, _MEMORY_DEVICE = 1, 2
+_NOT_READY = 600  # CUDA_ERROR_NOT_READY
+_EVENT_CREATE, _EVENT_DESTROY = int(Op.EVENT_CREATE), int(Op.EVENT_DESTROY)
+_CREATE_SIZE = layout.CREATE.size
+_EVENT_FLAGS = 3  # blocking, without times
 _FUTEX_WAKE = 1
 _SYS_FUTEX = 202
 _EVERYBODY = 0x7FFFFFFF
@@ -278,6 +287,77 @@ def submit_event(producer: U64, op: U64, event: U64, flags: U64, stream: U64) ->
     return DONE
 
 
+def next_event(producer: U64, flags: U64) -> U64:
+    """Take an event number and mark it live; its handle, or 0 if all are in use. The lock is held."""
+    head = load64(producer + FREE_EVENTS_HEAD)
+    while head != load64(producer + FREE_EVENTS_TAIL):
+        index = load32(load64(producer + FREE_EVENTS) + 4 * (head % TABLE_SIZE))
+        head += 1
+        # A forked child may have made an event of its parent's again, under its number.
+        if load8(load64(producer + EVENTS) + index) == 0:
+            store64(producer + FREE_EVENTS_HEAD, head)
+            store8(load64(producer + EVENTS) + index, flags + 1)
+            return layout.KIND_EVENT << layout.HANDLE_KIND_SHIFT | index
+    store64(producer + FREE_EVENTS_HEAD, head)
+    return 0
+
+
+def free_event(producer: U64, event: U64) -> None:
+    """Give an event's number back. The lock is held."""
+    index = event & layout.HANDLE_INDEX_MASK
+    store8(load64(producer + EVENTS) + index, 0)
+    tail = load64(producer + FREE_EVENTS_TAIL)
+    store32(load64(producer + FREE_EVENTS) + 4 * (tail % TABLE_SIZE), index)
+    store64(producer + FREE_EVENTS_TAIL, tail + 1)
+
+
+def reserve_event(producer: U64, flags: U64) -> U64:
+    """`next_event` with the lock."""
+    heap_lock(producer)
+    event = next_event(producer, flags)
+    heap_unlock(producer)
+    return event
+
+
+def release_event(producer: U64, event: U64) -> None:
+    """`free_event` with the lock."""
+    heap_lock(producer)
+    free_event(producer, event)
+    heap_unlock(producer)
+
+
+def create_event(producer: U64, flags: U64) -> U64:
+    """Create an event; its handle, or 0 if Python must."""
+    if flags > _EVENT_FLAGS:
+        return 0
+    slot = hot_begin(producer, 0)
+    if slot == 0:
+        return 0
+    event = next_event(producer, flags)
+    if event == 0:
+        heap_unlock(producer)
+        return 0
+    slot_header(slot, _EVENT_CREATE, 0, _CREATE_SIZE, 0)
+    store64(slot + layout.PAYLOAD_OFFSET, event)
+    store64(slot + layout.PAYLOAD_OFFSET + 8, flags)
+    ring_publish(producer, 0)
+    return event
+
+
+def destroy_event(producer: U64, event: U64) -> U64:
+    """Destroy an event. DONE or LATER."""
+    if is_live(load64(producer + EVENTS), layout.KIND_EVENT, event) == 0:
+        return LATER
+    slot = hot_begin(producer, 0)
+    if slot == 0:
+        return LATER
+    slot_header(slot, _EVENT_DESTROY, 0, _HANDLE_SIZE, 0)
+    store64(slot + layout.PAYLOAD_OFFSET, event)
+    free_event(producer, event)
+    ring_publish(producer, 0)
+    return DONE
+
+
 def device_range(producer: U64, address: U64, size: U64) -> U64:
     """Whether a range lies inside one allocation that Python has told us of."""
     record = load64(producer + RANGES) + ((address >> RANGE_SHIFT) % RANGE_COUNT) * 16
@@ -329,7 +409,7 @@ def copy_on_device(producer: U64, target: U64, source: U64, size: U64, stream: U
 
 # -- waiting ----------------------------------------------------------------------------------------------------------
 def await_reply(producer: U64, number: U64) -> U64:
-    """Look for the reply to command `number` for a while. DONE if it says success, else ASKED with the number.
+    """Look for the reply to command `number` for a while. DONE or PENDING if it says so, else ASKED with the number.
 
     After DONE the reply line is free again; after ASKED it still belongs to the command, for Python to read.
     """
@@ -337,10 +417,11 @@ def await_reply(producer: U64, number: U64) -> U64:
     line = base + layout.REPLY_OFFSET + number % layout.SLOT_COUNT * layout.REPLY_SIZE
     if ring_replied(producer, number) == 0:
         return number << 8 | ASKED
-    if load32(line + 8) != 0 or load32_acquire(base + layout.DEFERRED_STATUS_OFFSET) != 0:
+    status = load32(line + 8)
+    if status not in (0, _NOT_READY) or load32_acquire(base + layout.DEFERRED_STATUS_OFFSET) != 0:
         return number << 8 | ASKED
     store64(load64(producer + OWNERS) + 8 * (number % layout.SLOT_COUNT), 0)
-    return DONE
+    return PENDING if status else DONE
 
 
 def ticks() -> U64:

@@ -71,8 +71,9 @@ class Session:
         self.ring = FastProducer(windows.arena_base, self.heap)
         self._protected = fork.Protected(self._segments, self.heap, self.ring)
         fork.protect(self._protected)
-        self.device = DeviceMemory(self, windows.device_base, windows.device_size // 2, welcome.quota,
-        connection.account)
+        self.device = DeviceMemory(
+            self, windows.device_base, windows.device_size // 2, welcome.quota, connection.account
+        )
         self._in_use: deque[tuple[int, int]] = deque()
         self._in_use_lock = threading.Lock()
         self._lost_reason = ""
@@ -362,6 +363,11 @@ def on_fork(callback: Callable[[], None]) -> None:
 def forked() -> bool:
     """Tell whether this process was forked from one that had a session."""
     return bool(_forgotten)
+
+
+def parent_session() -> Session | None:
+    """Return the session of the process that this one was forked from, if it had one."""
+    return _forgotten[-1] if _forgotten else None
 
 
 def unknown_object(status: int, detail: str = "") -> CudaError:

@@ -276,5 +276,6 @@ def install(module: ModuleType) -> None:
     """Make the module's functions remote; called right after it executed."""
     patching.patch(module, handlers(module), STAYS)
     finish = translated(context_call(fast_path.finish), module.CUDARuntimeError, runtime_status)
-    capsules.accelerate(module, finish)
+    query = translated(_status(context_call(fast_path.finish)), module.CUDARuntimeError, runtime_status)
+    capsules.accelerate(module, finish, query)
     forking.install()

@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-import itertools
 import struct
 
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
 from migproxy.errors import CudaError
 from migproxy.session.api.streams import resolve
-from migproxy.session.session import current, on_fork
+from migproxy.session.session import current, on_fork, parent_session
 
 CUDA_ERROR_INVALID_HANDLE = 400
 _PAIR = struct.Struct("<QQ")
 _FLOAT = struct.Struct("<f")
 
-_numbers = itertools.count(1)
-_live: dict[int, int] = {}
-_inherited: set[int] = set()
+_inherited: dict[int, int] = {}
 
 
 def _known(event: int) -> int:
-    if event not in _live:
+    """Return `event` if it is one; an event that a forked child inherited is made again when it is first used."""
+    session = current()
+    if session.ring.event_flags(event) is not None:
+        return event
+    flags = _inherited.pop(event, None)
+    if flags is None:
         raise CudaError(CUDA_ERROR_INVALID_HANDLE, f"event {event:#x}")
-    if event in _inherited:
-        _inherited.discard(event)
-        current().post(Op.EVENT_CREATE, layout.CREATE.pack(event, _live[event], 0))
-        current().ring.note_handle(event, True)
+    session.post(Op.EVENT_CREATE, layout.CREATE.pack(event, flags, 0))
+    session.ring.adopt_event(event, flags)
     return event
 
 
 def _after_fork() -> None:
-    """A child's events are its own: each that it inherited is made again when it is first used."""
-    _inherited.update(_live)
+    parent = parent_session()
+    if parent is not None:
+        _inherited.update(parent.ring.live_events())
 
 
 on_fork(_after_fork)
@@ -40,22 +41,21 @@ on_fork(_after_fork)
 
 def event_create(flags: int = 0) -> int:
     """Create an event with ``CUevent_flags``."""
-    handle = layout.make_handle(layout.KIND_EVENT, next(_numbers))
-    current().post(Op.EVENT_CREATE, layout.CREATE.pack(handle, flags, 0))
-    _live[handle] = flags
-    current().ring.note_handle(handle, True)
+    session = current()
+    handle = session.ring.reserve_event(flags)
+    session.post(Op.EVENT_CREATE, layout.CREATE.pack(handle, flags, 0))
     return handle
 
 
 def event_destroy(event: int) -> None:
     """Destroy an event."""
-    if _live.pop(event, None) is None:
-        raise CudaError(CUDA_ERROR_INVALID_HANDLE, f"event {event:#x}")
-    if event in _inherited:
-        _inherited.discard(event)
+    if _inherited.pop(event, None) is not None:
         return
-    current().ring.note_handle(event, False)
-    current().post(Op.EVENT_DESTROY, layout.HANDLE.pack(event))
+    session = current()
+    if session.ring.event_flags(event) is None:
+        raise CudaError(CUDA_ERROR_INVALID_HANDLE, f"event {event:#x}")
+    session.post(Op.EVENT_DESTROY, layout.HANDLE.pack(event))
+    session.ring.release_event(event)
 
 
 def event_record(event: int, stream: int = 0, flags: int = 0) -> None:

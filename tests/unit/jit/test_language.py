@@ -78,6 +78,8 @@ def logic(a: U64, b: U64, c: U64) -> U64:
     else:
         result += 4
     result += 8 * (a >= b and b != c) + 16 * (not a)
+    if a not in (1, c):
+        result += 128
     return result + (32 if a <= b or c > a else 64)
 
 

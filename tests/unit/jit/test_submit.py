@@ -43,6 +43,9 @@ _COMPILED = language.compile_functions(
     submit.copy_out,
     submit.submit_sync,
     submit.memory_type,
+    submit.create_event,
+    submit.destroy_event,
+    submit.ask_event,
 )
 NATIVE = {
     function.__name__: language.bind(function, _COMPILED[function.__name__])
@@ -55,6 +58,9 @@ NATIVE = {
         submit.copy_out,
         submit.submit_sync,
         submit.memory_type,
+        submit.create_event,
+        submit.destroy_event,
+        submit.ask_event,
     )
 }
 
@@ -68,7 +74,7 @@ class Session:
         self.ring = FastProducer(base, self.heap)
         self.ring.set_limits(ATTRIBUTES)
         self.ring.note_handle(STREAM, True)
-        self.ring.note_handle(EVENT, True)
+        self.ring.adopt_event(EVENT, 0)
         self.ring.enter_function(FUNCTION, WIRE, PARAMETERS, 48, 512, 4096)
         self.ring.note_range(DEVICE, DEVICE, 1 << 20)
         self.facts = types.SimpleNamespace(attributes=ATTRIBUTES)
@@ -275,9 +281,9 @@ def test_trouble_is_left_to_python(session: Session, what: str) -> None:
 
 def test_handles_that_ended_are_left_to_python(session: Session) -> None:
     block = session.ring.block
-    session.ring.note_handle(EVENT, False)
+    session.ring.release_event(EVENT)
     assert NATIVE["submit_event"](block, Op.EVENT_RECORD, EVENT, 0, 0) == submit.LATER
-    session.ring.note_handle(EVENT, True)
+    session.ring.adopt_event(EVENT, 0)
     assert NATIVE["submit_event"](block, Op.EVENT_RECORD, EVENT, 0, STREAM) == submit.DONE
     session.ring.note_handle(STREAM, False)
     assert NATIVE["submit_event"](block, Op.EVENT_RECORD, EVENT, 0, STREAM) == submit.LATER
@@ -531,7 +537,7 @@ def test_every_entry_has_its_own_fallback(session: Session) -> None:
         capsules.replace(
             module, {n: (lambda *a, n=n, called=called: called.append((n, *a)) or 0) for n in module.__pyx_capi__}
         )  # type: ignore[misc]
-        capsules.accelerate(module)
+        capsules.accelerate(module, query=lambda number: 0)
         for name, text in capsules.read(module).items():
             prototype = capsules.parse_prototype(text)
             kinds = {
@@ -574,6 +580,64 @@ def test_memory_types(session: Session) -> None:
     assert kinds() == [2, 0, 1, 1, 0]
     session.ring.note_foreign(1)
     assert kinds() == [2, 0, 0, 1, 0]
+
+
+def test_events_are_made_and_ended(session: Session) -> None:
+    block, producer = session.ring.block, session.ring
+    first = NATIVE["create_event"](block, 2)
+    second = as_python(submit.create_event)(block, 0)
+    third = producer.reserve_event(1)
+    assert len({first, second, third, EVENT}) == 4
+    assert producer.live_events() == {first: 2, second: 0, third: 1, EVENT: 0}
+    commands = [session.take() for _ in range(2)]
+    assert [(c.op, c.payload) for c in commands] == [
+        (Op.EVENT_CREATE, layout.CREATE.pack(first, 2, 0)),
+        (Op.EVENT_CREATE, layout.CREATE.pack(second, 0, 0)),
+    ]
+    assert NATIVE["create_event"](block, 4) == 0  # for other processes: Python's to refuse
+    assert NATIVE["destroy_event"](block, first) == submit.DONE
+    assert as_python(submit.destroy_event)(block, second) == submit.DONE
+    assert NATIVE["destroy_event"](block, first) == submit.LATER
+    producer.release_event(third)
+    assert [session.take().payload for _ in range(2)] == [layout.HANDLE.pack(first), layout.HANDLE.pack(second)]
+    assert producer.live_events() == {EVENT: 0}
+
+
+def test_event_numbers_come_round_and_never_clash(session: Session) -> None:
+    producer = session.ring
+    made = [producer.reserve_event(0) for _ in range(submit.TABLE_SIZE + 10)]
+    assert len(set(made)) == len(made)
+    assert EVENT not in made
+    assert made[-1] & layout.HANDLE_INDEX_MASK >= submit.TABLE_SIZE  # beyond the table: Python's alone
+    assert producer.event_flags(made[-1]) == 0
+    assert NATIVE["create_event"](producer.block, 0) == 0
+    for event in made:
+        producer.release_event(event)
+    assert producer.live_events() == {EVENT: 0}
+    again = NATIVE["create_event"](producer.block, 0)
+    assert again == made[0]
+
+
+def test_queries_tell_not_ready_from_done(session: Session) -> None:
+    statuses = {Op.EVENT_QUERY: 600}
+    server = Server(session, statuses)
+    fast_path.attach(session)  # type: ignore[arg-type]
+    try:
+        for status, expected in ((600, submit.PENDING), (0, submit.DONE)):
+            statuses[Op.EVENT_QUERY] = status
+            results = {NATIVE["ask_event"](session.ring.block, Op.EVENT_QUERY, EVENT, 0) for _ in range(1)}
+            for result in results:
+                if result & 0xFF == submit.ASKED:
+                    if status:
+                        with pytest.raises(CudaError, match="600"):
+                            fast_path.finish(result >> 8)
+                    else:
+                        fast_path.finish(result >> 8)
+                else:
+                    assert result == expected
+    finally:
+        fast_path.detach()
+        server.end()
 
 
 def test_types_that_differ_stay_with_python() -> None:
