@@ -120,15 +120,23 @@ class Server(Serving):
         LibraryError
             With the library's own error.
         """
-        if self.software and (library, name) not in HOST_ONLY and captured.capturing(context):
+        order = self._needs_order(library, name)
+        if self.software and order and captured.capturing(context):
             return self._guarded(context, library, name, lambda: self._record(library, name, arguments), order=False)
         return self._guarded(
             context,
             library,
             name,
             lambda: self._carry_out(library, name, arguments),
-            order=(library, name) not in HOST_ONLY,
+            order=order,
         )
+
+    def _needs_order(self, library: str, name: str) -> bool:
+        """Whether a call works on device memory, so that the software GPU must do it at its place in the stream."""
+        if (library, name) in EXTRA:
+            return (library, name) not in HOST_ONLY
+        function = self.function(library, name)
+        return roles.works_on_stream(tables.SHORT_NAMES[library], function.signature)
 
     def _record(self, library: str, name: str, arguments: list[Any]) -> None:
         """Put a call into the graph that the software GPU's stream is captured into: as a host function.

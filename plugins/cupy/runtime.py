@@ -19,8 +19,10 @@ from migproxy.errors import CudaError
 from migproxy.interpose import capsules
 from migproxy.jit import fast_path
 from migproxy.session import api
+from migproxy.session.api import streams
 
 Handler = Callable[..., Any]
+_PER_THREAD = 2
 
 #: Names that stay as CuPy compiled them, and why.
 STAYS: dict[str, str] = {
@@ -106,6 +108,11 @@ def _launch_host_func_unmanaged(stream: int, pair: tuple[Callable[..., Any], Any
 
 def _stream_is_capturing(stream: int) -> bool:
     status = rt.stream_is_capturing(stream)
+    if not status and stream > _PER_THREAD and streams.capturing():
+        # A stream that waited for an event of a captured one is captured with it, which only the driver knows.
+        failed, (status,) = api.driver_call("cuStreamIsCapturing", (stream,))
+        if failed:
+            raise CudaError(failed)
     if status == 2:
         raise RuntimeError("the stream was capturing, but an error has invalidated the capture sequence")
     return bool(status)

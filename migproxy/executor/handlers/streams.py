@@ -42,7 +42,11 @@ def stream_wait_event(state: SessionState, command: Command) -> Result:
 @handles(Op.STREAM_SYNC)
 def stream_sync(state: SessionState, command: Command) -> Result:
     number = command.number
-    state.completions.after_stream(state.stream(command.stream), lambda status: state.reply(number, status))
+    stream = state.stream(command.stream)
+    if state.capturing and stream in state.capturing.values():
+        # The driver refuses, and invalidates the capture.
+        state.driver.call("cuStreamSynchronize", stream)
+    state.completions.after_stream(stream, lambda status: state.reply(number, status))
     return PENDING
 
 

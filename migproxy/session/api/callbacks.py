@@ -12,11 +12,12 @@ from typing import Any
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
 from migproxy.errors import CudaError, SessionError
-from migproxy.session.api.streams import resolve
+from migproxy.session.api.streams import capturing, resolve
 from migproxy.session.session import Session, current
 
 _numbers = itertools.count(1)
 _waiting: dict[int, Callable[[], object]] = {}
+_repeated: set[int] = set()
 _served: set[int] = set()
 
 
@@ -29,6 +30,9 @@ def stream_add_host_function(stream: int, function: Callable[[], object]) -> Non
     wire = resolve(stream)
     token = next(_numbers)
     _waiting[token] = function
+    if capturing():
+        # A graph calls it each time it runs, and nothing tells when the graph is gone.
+        _repeated.add(token)
     if id(session) not in _served:
         _served.add(id(session))
         _thread.start_new_thread(_serve, (session,))
@@ -44,7 +48,7 @@ def _serve(session: Session) -> None:
         except (SessionError, CudaError):
             return
         done = int.from_bytes(reply[:8], "little")
-        function = _waiting.pop(done, None)
+        function = _waiting.get(done) if done in _repeated else _waiting.pop(done, None)
         if function is None:
             continue
         try:

@@ -122,7 +122,15 @@ def stream_priority(stream: int) -> int:
 
 
 def stream_capture_status(stream: int) -> int:
-    """Return the ``CUstreamCaptureStatus``: 0 none, 1 active."""
+    """Return the ``CUstreamCaptureStatus``: 0 none, 1 active.
+
+    Raises
+    ------
+    CudaError
+        906 for the legacy stream while a stream that synchronises with it is captured.
+    """
+    if stream <= LEGACY and any(_flags.get(captured, 1) == 0 for captured in _capturing):
+        raise CudaError(906)
     return _capturing.get(stream, 0)
 
 
