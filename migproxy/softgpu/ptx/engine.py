@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from migproxy.errors import KernelFault, PtxError
-from migproxy.softgpu.ptx import native, workers
+from migproxy.softgpu.ptx import check, native, workers
 from migproxy.softgpu.ptx.cache import default_cache
 from migproxy.softgpu.ptx.image import KernelImage, Placed, Source, object_key
 from migproxy.softgpu.ptx.layout import LAUNCH, MAX_THREADS
@@ -64,6 +64,7 @@ class Kernel:
         self.max_threads = min(MAX_THREADS, limit[0] * limit[1] * limit[2]) if limit else MAX_THREADS
         self._code: Code | None = None
         self._tuner = Tuner(self)
+        self._point_lines: list[int] = []
         self._lock = threading.Lock()
 
     def compile(self) -> None:
@@ -78,6 +79,9 @@ class Kernel:
             if self._code is None:
                 image = self._image
                 native.runtime()
+                if self._module.checked:
+                    self._code = self._checked()
+                    return self._code
                 data = default_cache().get(image.code)
                 if data is None:
                     text = self._text or self._module.source.generator(self.name, image.symbol).generate()
@@ -85,6 +89,14 @@ class Kernel:
                 self._code = Code(native.link(data).get_function_address(image.symbol), image.frame_bytes)
                 self._text = None
             return self._code
+
+    def _checked(self) -> Code:
+        """Machine code for check mode."""
+        symbol = f"{self._image.symbol}.checked"
+        gen = self._module.source.generator(self.name, symbol, checked=True)
+        text = gen.generate()
+        self._point_lines = gen.point_lines
+        return Code(native.link(_object(text)).get_function_address(symbol), gen.frame_bytes)
 
     def variant(self, fixed: Constants, number: int) -> Code:
         """Machine code for launches in which `fixed` holds."""
@@ -123,7 +135,8 @@ class Kernel:
             raise KernelFault(1, f"{self.name}: a block has 1 to {MAX_THREADS} threads, not {threads}")
         if blocks <= 0 or min(grid) <= 0:
             raise KernelFault(1, f"{self.name}: empty grid {grid}")
-        heavy = threads * blocks >= HEAVY
+        checked = self._module.checked
+        heavy = threads * blocks >= HEAVY and not checked
         if heavy:
             code = self._tuner.pick(grid, block, params) or code
         record = (ctypes.c_char * (LAUNCH.size + 64))()
@@ -143,11 +156,13 @@ class Kernel:
         run = native.runtime().run
         pool = workers.pool()
         faults: list[KernelFault] = []
+        table = _allocation_table(self._module) if checked else None
 
         def part() -> None:
             context = pool.take()
             try:
                 context.prepare(threads, shared, code.frame_bytes, self.local_bytes)
+                context.check(shared if checked else -1, ctypes.addressof(table) if table is not None else 0)
                 if run(base, context.address) not in (0, ABORTED):
                     faults.append(self._fault(context, grid, block, base))
             finally:
@@ -211,6 +226,14 @@ class Kernel:
             text = f"{file}:{line}: {function}: {where}{thread}: Assertion `{message}` failed."
             os.write(2, (text + "\n").encode())
             return KernelFault(710, text)
+        if status in check.STATUS:
+            line = context.get("fault_c")
+            if status == check.DIVERGENT:
+                line = self._point_lines[line]
+            source = self._module.source.ast.text
+            text = source[line - 1].strip() if 0 < line <= len(source) else ""
+            found = check.describe(status, context.get("fault_a"), context.get("fault_b"))
+            return KernelFault(check.STATUS[status], f"{found}, in {where}{thread}, PTX line {line}: {text}")
         what = {
             700: f"illegal address {address:#x}",
             702: "threads wait for each other for ever (a barrier in divergent code)",
@@ -232,6 +255,8 @@ class LoadedModule:
 
     def __init__(self, source: Source, place_global: PlaceGlobal, resolve: Resolve | None) -> None:
         self.source = source
+        #: whether kernels of this module examine every access
+        self.checked = check.enabled()
         image, texts = source.image(default_cache())
         self.variables = image.variables
         self.globals: dict[str, tuple[int, int]] = {}
@@ -280,6 +305,19 @@ class LoadedModule:
             piece = (value & ((1 << 8 * element) - 1)).to_bytes(element, "little")
             data[n * element : (n + 1) * element] = piece
         ctypes.memmove(address, bytes(data), size)
+
+
+def _allocation_table(module: LoadedModule) -> ctypes.Array[ctypes.c_uint64] | None:
+    """The bounds for check mode: a count, then start and end of each range; None when nobody named them."""
+    found = check.allocations()
+    if not found:
+        return None
+    ranges = found + [(address, max(size, 1)) for address, size in module.globals.values()]
+    out = (ctypes.c_uint64 * (1 + 2 * len(ranges)))()
+    out[0] = len(ranges)
+    for n, (address, size) in enumerate(ranges):
+        out[1 + 2 * n], out[2 + 2 * n] = address, address + size
+    return out
 
 
 def _object(text: str) -> bytes:

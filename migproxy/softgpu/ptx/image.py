@@ -81,9 +81,12 @@ class Source:
         """Position of each variable in the module's address table."""
         return {variable.name: n for n, variable in enumerate(placed_variables(self.ast))}
 
-    def generator(self, name: str, symbol: str, fixed: Constants | None = None, *, traced: bool = False) -> ModuleGen:
+    def generator(
+        self, name: str, symbol: str, fixed: Constants | None = None, *, traced: bool = False, checked: bool = False
+    ) -> ModuleGen:
         """A generator for a kernel of this source."""
-        return ModuleGen(self.ast, self.ast.functions[name], self.index(), symbol, fixed, traced=traced)
+        function = self.ast.functions[name]
+        return ModuleGen(self.ast, function, self.index(), symbol, fixed, traced=traced, checked=checked)
 
     def table_text(self, names: list[str], symbol: str) -> str:
         """LLVM IR of the module's function table."""

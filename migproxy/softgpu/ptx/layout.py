@@ -25,7 +25,7 @@ class Record:
         at = 0
         for name, kind in fields.items():
             size = _FORMATS.get(kind) or int(kind)
-            align = min(size, 16)
+            align = size if size <= 8 else 16
             at = -(-at // align) * align
             self.offset[name] = at
             self.kind[name] = kind if kind in _FORMATS else "ptr"
@@ -41,6 +41,11 @@ class Record:
             at = offset + _FORMATS[self.kind[name]]
         return struct.Struct(text)
 
+
+#: check mode's record of one byte of shared memory
+SHADOW = Record(
+    write_epoch="i32", writer="i32", write_warp="i32", read_epoch="i32", reader="i32", read_warp="i32", atomic="i32"
+)
 
 #: what all workers of one launch share
 LAUNCH = Record(
@@ -65,6 +70,12 @@ CONTEXT = Record(
     cx="i32", cy="i32", cz="i32", ncx="i32", ncy="i32", ncz="i32",
     threads="i32", dynamic="i32", static="i32", thread="i32", worker="i32", local_bytes="i64",
     workspace="i64",
+    # check mode: shadow of shared memory, table of allocations, counts of barriers passed
+    shadow="ptr",
+    allocations="ptr",
+    epoch="i32",
+    born="i32",
+    warp_epochs="128",
     exited="i32", unused="i32",
     # arrays of the scheduler, one item a thread
     resume="ptr", returned="ptr", state="ptr", kind="ptr", mask="ptr", value="ptr", aux="ptr", result="ptr",

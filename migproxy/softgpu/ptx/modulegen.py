@@ -28,13 +28,17 @@ class ModuleGen:
     """Generator of the LLVM module for one kernel of a PTX module."""
 
     def __init__(self, module: Module, kernel: Function, globals_index: dict[str, int], symbol: str,
-                 fixed: Constants | None = None, *, traced: bool = False) -> None:  # fmt: skip
+                 fixed: Constants | None = None, *, traced: bool = False, checked: bool = False) -> None:  # fmt: skip
         self.module = module
         self.fixed = fixed
         #: whether acquiring loads may be polls for other blocks of a cooperative launch
         self.spins = any(cooperative.uses_workspace(function) for function in module.functions.values())
         #: whether each thread notes its number before it runs, so that a fault can name it
-        self.traced = traced
+        self.traced = traced or checked
+        #: whether every access is examined; see `check`
+        self.checked = checked
+        #: PTX line of each suspend point
+        self.point_lines: list[int] = [0]
         self.kernel = kernel = inline(module, kernel)
         self.globals_index = globals_index
         self.symbol = symbol
@@ -303,6 +307,7 @@ class ModuleGen:
         """The kernel with suspend points: regions, the table of suspend points, the call of the scheduler."""
         self.declare("void", "migproxy_rt_block", ["ptr", "ptr", "ptr", "ptr"])
         points = warp.describe(main)
+        self.point_lines += [i.line for block in main.graph.blocks for i in block.instrs if i.suspend > 0]
         rows = ", ".join(f"[2 x i32] [i32 {kind}, i32 {barrier}]" for kind, barrier in points)
         return "\n".join([
             *main.regions,

@@ -18,7 +18,7 @@ from migproxy.softgpu.ptx import printf, runtime_ir
 from migproxy.softgpu.ptx.cache import ObjectCache
 
 #: bump when generated code changes, so that cached objects are not mistaken for it
-GENERATION = 5
+GENERATION = 6
 
 _lock = threading.RLock()
 _engines: list[object] = []
@@ -103,7 +103,7 @@ class Runtime:
             cache_.put(key, code)
         engine = link(code)
         prefix = runtime_ir.P
-        for name in ("fault", "printf", "block", "nanoseconds", "sleep", "grid", "spin"):
+        for name in ("fault", "printf", "block", "nanoseconds", "sleep", "grid", "spin", "check"):
             address = engine.get_function_address(prefix + name)
             assert address, name
             llvm.add_symbol(prefix + name, address)

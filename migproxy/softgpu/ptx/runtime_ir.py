@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from migproxy.softgpu.ptx import check_ir
 from migproxy.softgpu.ptx.irkit import Fn
 from migproxy.softgpu.ptx.layout import CONTEXT as C
 from migproxy.softgpu.ptx.layout import LAUNCH as L
@@ -66,6 +67,9 @@ def run() -> str:
             part = f.op(f"sub i64 {whole}, {f.op(f'mul i64 {below}, {size}')}")
             f.store(C, "%tc", name, f.op(f"trunc i64 {part} to i32"))
         f.store(C, "%tc", "cz", f.op(f"trunc i64 {plane} to i32"))
+        born = f.op(f"add i32 {f.load(C, '%tc', 'epoch')}, 1")
+        f.store(C, "%tc", "epoch", born)
+        f.store(C, "%tc", "born", born)
         f.emit(f"call void {kernel}(ptr %tc)")
         n.add("1")
     f.store(C, "%tc", "active", "0")
@@ -202,7 +206,7 @@ def module() -> str:
         f"@{P}key = global i32 0",
         f"@{P}printer = global ptr null",
         f"@{P}old = global [65 x [152 x i8]] zeroinitializer",
-        run(), handler(), chain(), fault(), printf(), clocks(), grid(), resolve(), block(),
+        run(), handler(), chain(), fault(), printf(), clocks(), grid(), check_ir.access(), resolve(), block(),
         "declare i32 @__sigsetjmp(ptr, i32) returns_twice",
         "declare void @siglongjmp(ptr, i32) noreturn",
         "declare i32 @pthread_setspecific(i32, ptr)",

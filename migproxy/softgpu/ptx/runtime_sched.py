@@ -9,6 +9,9 @@ ever: a fault.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from migproxy.softgpu.ptx import check
 from migproxy.softgpu.ptx.funcgen import BARRIER_WAIT, DONE, READY, WARP_WAIT, YIELDED
 from migproxy.softgpu.ptx.irkit import Fn
 from migproxy.softgpu.ptx.layout import CONTEXT as C
@@ -123,6 +126,7 @@ def _groups() -> str:
         gathered = f.op(f"and i1 {active}, {f.op(f'icmp eq i32 {group.get()}, %live')}")
         go = f.op(f"or i1 {f.op(f'or i1 {complete}, {gathered}')}, {f.op(f'xor i1 {strict}, true')}")
         with f.when(go):
+            _next_warp_epoch(f, "%base")
             f.emit(f"call void @{P}resolve(ptr %tc, i32 %base, i32 {group.get()}, i32 {my_kind})")
             released.set(f.op(f"or i32 {released.get()}, {group.get()}"))
             # lenient: one group at a time, the rest may join it on the way
@@ -157,6 +161,7 @@ def block() -> str:
             barrier = f.op(f"load i32, ptr {f.op(f'getelementptr i32, ptr {row}, i64 1')}")
             with f.when(f.op(f"icmp sge i32 {barrier}, 0")):
                 apart.set("0")
+                _next_epoch(f)
             with f.when(f.op(f"icmp eq i32 {state}, {WARP_WAIT}")):
                 apart.set(f.op(f"call i32 @{P}together(ptr %tc, i32 {kind})"))
             point.set(there)
@@ -171,6 +176,18 @@ def block() -> str:
     return f.text() + _together() + _scattered() + _met() + _post() + _prepare() + _warp() + _barriers()
 
 
+def _next_epoch(f: Fn) -> None:
+    """Note that a barrier was passed, for check mode."""
+    f.store(C, "%tc", "epoch", f.op(f"add i32 {f.load(C, '%tc', 'epoch')}, 1"))
+
+
+def _next_warp_epoch(f: Fn, thread: str) -> None:
+    """Note that the warp of a thread did a warp operation, for check mode."""
+    epochs = f.place(C, "%tc", "warp_epochs")
+    warp_ = f.op(f"lshr i32 {thread}, 5")
+    f.set_item("i32", epochs, warp_, f.op(f"add i32 {f.get_item('i32', epochs, warp_)}, 1"))
+
+
 def _together() -> str:
     """``i32 together(ptr tc, i32 kind)``: resolve a warp operation at which all threads wait; 1 if masks forbid it."""
     f = Fn("i32", f"{P}together", "ptr %tc", "i32 %kind")
@@ -181,6 +198,10 @@ def _together() -> str:
         every.set(f.op(f"and i32 {every.get()}, {f.get_item('i32', mask, t)}"))
     with f.when(f.op(f"icmp ne i32 {every.get()}, -1")):
         f.ret("i32 1")
+    base = f.var("i32")
+    with f.loop(lambda: f.op(f"icmp slt i32 {base.get()}, {threads}")):
+        _next_warp_epoch(f, base.get())
+        base.add("32")
     with f.when(f.op(f"icmp eq i32 %kind, {warp.SYNC}")):
         f.ret("i32 0")
     with f.when(f.op(f"icmp eq i32 %kind, {warp.SHFL}")):
@@ -189,7 +210,7 @@ def _together() -> str:
             at = f.op(f"or i32 {f.op(f'and i32 {t}, -32')}, {source}")
             f.set_item("i64", result, t, f.get_item("i64", value, at))
         f.ret("i32 0")
-    base = f.var("i32")
+    base.set("0")
     with f.loop(lambda: f.op(f"icmp slt i32 {base.get()}, {threads}")):
         now = base.get()
         left = f.op(f"call i32 @llvm.smin.i32(i32 {f.op(f'sub i32 {threads}, {now}')}, i32 32)")
@@ -345,6 +366,23 @@ def _warp() -> str:
     return f.text()
 
 
+def _divergent(f: Fn, threads: str, mask: str, waiting: Callable[[str], str]) -> None:
+    """In check mode: lanes of one warp at one barrier, but at different instructions, are a finding."""
+    resume = f.load(C, "%tc", "resume")
+    with f.when(f.op(f"icmp ne ptr {f.load(C, '%tc', 'shadow')}, null")), f.count_up("1", threads) as t:
+        before = f.op(f"sub i32 {t}, 1")
+        same_warp = f.op(f"icmp ne i32 {f.op(f'and i32 {t}, 31')}, 0")
+        both = f.op(f"and i1 {waiting(t)}, {waiting(before)}")
+        here, there = f.get_item("i32", resume, t), f.get_item("i32", resume, before)
+        differ = f.op(f"icmp ne i32 {here}, {there}")
+        number = f.op(f"icmp eq i32 {f.get_item('i32', mask, t)}, {f.get_item('i32', mask, before)}")
+        found = f.op(f"and i1 {f.op(f'and i1 {same_warp}, {both}')}, {f.op(f'and i1 {differ}, {number}')}")
+        with f.when(found):
+            mine, theirs = (f.op(f"zext i32 {point} to i64") for point in (here, there))
+            code = check.DIVERGENT
+            f.emit(f"call void @{P}fault(ptr %tc, i32 {code}, i32 {t}, i64 0, i64 {theirs}, i64 {mine}, i64 0)")
+
+
 def _barriers() -> str:
     """``i32 barriers(ptr tc, i32 live)``: release the barriers at which enough threads wait; 1 when any was."""
     f = Fn("i32", f"{P}barriers", "ptr %tc", "i32 %live")
@@ -366,6 +404,7 @@ def _barriers() -> str:
         with f.when(f.op(f"icmp ne i32 {f.get_item('i32', kind, t)}, {warp.BAR}")):
             flag = f.op(f"trunc i64 {f.get_item('i64', value, t)} to i32")
             f.set_item("i32", sums, number, f.op(f"add i32 {f.get_item('i32', sums, number)}, {flag}"))
+    _divergent(f, threads, mask, waiting)
     pending = f.place(C, "%tc", "pending")
     with f.count_up("0", threads) as t, f.when(waiting(t)):
         number = f.get_item("i32", mask, t)
@@ -387,5 +426,7 @@ def _barriers() -> str:
         bit = f.op(f"and i32 {any_.get()}, {f.op(f'shl i32 1, {number}')}")
         with f.when(f.op(f"icmp ne i32 {bit}, 0")):
             f.set_item("i32", pending, number, "0")
+    with f.when(f.op(f"icmp ne i32 {any_.get()}, 0")):
+        _next_epoch(f)
     f.ret(f"i32 {any_.get()}")
     return f.text()

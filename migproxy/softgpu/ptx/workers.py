@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from functools import cache
 
-from migproxy.softgpu.ptx.layout import CONTEXT, PADDED
+from migproxy.softgpu.ptx.layout import CONTEXT, PADDED, SHADOW
 
 #: a shared window is this much address space, most of it inaccessible, so that any 32-bit offset stays inside
 WINDOW = 1 << 32
@@ -66,6 +66,7 @@ class Context:
         self._prepared = (0, 0, 0, 0)
         self._frame = Area()
         self._local = Area()
+        self._shadow = Area()
         at = self.address + CONTEXT.size
         for name, size in _ARRAYS.items():
             self.set(name, at)
@@ -97,6 +98,11 @@ class Context:
         elif shared < self._shared:
             _libc.mprotect(self.window + shared, self._shared - shared, 0)
         self._shared = shared
+
+    def check(self, shared: int, allocations: int) -> None:
+        """Make a shadow of `shared` bytes of shared memory for check mode; none for a negative number."""
+        self.set("shadow", self._shadow.reserve(max(shared, 1) * SHADOW.size) if shared >= 0 else 0)
+        self.set("allocations", allocations)
 
 
 class Ticket:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from migproxy.softgpu.ptx import types
+from migproxy.softgpu.ptx import check, types
 from migproxy.softgpu.ptx.ast import Instr, Operand, Vec
 from migproxy.softgpu.ptx.emitter import Emitter, lowers
 from migproxy.softgpu.ptx.lower import half
 from migproxy.softgpu.ptx.lower.common import kind_of
-from migproxy.softgpu.ptx.lower.memory import space_of, vector_of
+from migproxy.softgpu.ptx.lower.memory import examine, space_of, vector_of
 
 _OPS = ("add", "and", "or", "xor", "exch", "cas", "min", "max", "inc", "dec", "cas")
 _ORDER = {"relaxed": "monotonic", "acquire": "acquire", "release": "release", "acq_rel": "acq_rel"}
@@ -31,6 +31,7 @@ def atom(e: Emitter, i: Instr) -> None:
     operands = i.ops[1:] if result else i.ops
     pointer = e.space_pointer(operands[0], space_of(e, i))
     count = vector_of(i)
+    examine(e, pointer, space_of(e, i), types.size(kind) * count, check.ATOMIC)
     if count > 1:
         dests = i.ops[0].items if result and isinstance(i.ops[0], Vec) else (None,) * count
         sources = operands[1]

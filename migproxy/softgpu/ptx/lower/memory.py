@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from migproxy.softgpu.ptx import types
+from migproxy.softgpu.ptx import check, types
 from migproxy.softgpu.ptx.ast import Addr, Instr, Operand, Sym, Vec
 from migproxy.softgpu.ptx.emitter import Emitter, lowers
 from migproxy.softgpu.ptx.lower.common import kind_of
@@ -31,6 +31,14 @@ def vector_of(i: Instr) -> int:
         if mod in ("v2", "v4", "v8"):
             return int(mod[1:])
     return 1
+
+
+def examine(e: Emitter, pointer: str, space: str, size: int, kind: int) -> None:
+    """In check mode, have the runtime look at an access before it happens."""
+    if e.gen.checked and space not in ("param", "local"):
+        address = e.op(f"ptrtoint ptr {pointer} to i64")
+        line = e.instr.line if e.instr is not None else 0
+        e.call("void", "migproxy_rt_check", "ptr %tc", f"i64 {address}", f"i32 {size}", f"i32 {kind}", f"i32 {line}")
 
 
 def check_access(e: Emitter, i: Instr) -> None:
@@ -83,6 +91,7 @@ def ld(e: Emitter, i: Instr) -> None:
     pointer = e.space_pointer(operand, space)
     ty = _memory_type(kind)
     size = types.size(kind)
+    examine(e, pointer, space, size * count, check.READ)
     ordered = any(mod in _ORDERED for mod in i.mods)
     constant = space == "const" or "nc" in i.mods
     if space == "param" and isinstance(operand.base, Sym) and e.function.entry:
@@ -144,6 +153,7 @@ def st(e: Emitter, i: Instr) -> None:
     ty = _memory_type(kind)
     size = types.size(kind)
     ordered = any(mod in _ORDERED for mod in i.mods)
+    examine(e, pointer, space, size * count, check.ATOMIC if ordered else check.WRITE)
     tail = e.gen.alias(space)
     if count > 1 and not ordered and space != "param":
         vector = f"<{count} x {ty}>"
