@@ -23,6 +23,7 @@ from migproxy_plugins.cuda.registry import refuse, serves
 from migproxy.abi import layout
 from migproxy.errors import CudaError
 from migproxy.session import api
+from migproxy.session.session import on_fork
 
 GRANULARITY = 2 << 20
 _READ_WRITE = 3
@@ -55,6 +56,15 @@ _lock = threading.RLock()
 _physical: dict[int, _Physical] = {}
 _reservations: dict[int, _Reservation] = {}
 _numbers = itertools.count(1)
+
+
+def _after_fork() -> None:
+    """A child has none of its parent's reservations."""
+    _physical.clear()
+    _reservations.clear()
+
+
+on_fork(_after_fork)
 
 
 def _allocation(handle: int) -> _Physical:

@@ -1,8 +1,8 @@
 """Stream-ordered memory pools (``cuMemPool*``, ``cudaMemPool*``), emulated on the session's stream-ordered allocator.
 
 A pool of ours only counts: every allocation comes from the session's one device range, whose frees follow their
-stream as a pool's do.
-So a pool holds no memory back, and its release threshold is remembered but changes nothing.
+stream as a pool's do. So a pool holds no memory back, and its release threshold is remembered but changes nothing;
+what it reports as reserved is what the driver's would hold until it is trimmed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from migproxy_plugins.cuda import status as st
 from migproxy.abi import layout
 from migproxy.errors import CudaError
 from migproxy.session import api
+from migproxy.session.session import on_fork
 
 # CUmemPool_attribute / cudaMemPoolAttr
 REUSE_FOLLOW_EVENT_DEPENDENCIES: Final = 1
@@ -51,6 +52,9 @@ LOCATION_HOST_NUMA_CURRENT: Final = 4
 
 _HOST_LOCATIONS = (LOCATION_HOST, LOCATION_HOST_NUMA, LOCATION_HOST_NUMA_CURRENT)
 
+#: How the driver's pools grow.
+CHUNK: Final = 32 << 20
+
 _lock = threading.Lock()
 
 
@@ -68,8 +72,21 @@ class Pool:
     switches: dict[int, int] = field(default_factory=lambda: dict.fromkeys(_SWITCHES, 1))
     used: int = 0
     used_high: int = 0
+    reserved: int = 0
+    reserved_high: int = 0
     access: dict[tuple[int, int], int] = field(default_factory=dict)
     blocks: dict[int, int] = field(default_factory=dict)
+
+    def account(self, size: int) -> None:
+        """Count an allocation; the pool grows by whole chunks, as the driver's does."""
+        self.used += size
+        self.used_high = max(self.used_high, self.used)
+        self.reserved = max(self.reserved, -(-self.used // CHUNK) * CHUNK)
+        self.reserved_high = max(self.reserved_high, self.reserved)
+
+    def trim(self, minimum: int) -> None:
+        """Give back whole chunks that no allocation needs."""
+        self.reserved = min(self.reserved, -(-max(self.used, minimum) // CHUNK) * CHUNK)
 
     @property
     def managed(self) -> bool:
@@ -192,8 +209,8 @@ def get_attribute(handle: int, attribute: int) -> int:
             return pool.switches[attribute]
         values = {
             RELEASE_THRESHOLD: pool.release_threshold,
-            RESERVED_CURRENT: pool.used,
-            RESERVED_HIGH: pool.used_high,
+            RESERVED_CURRENT: pool.reserved,
+            RESERVED_HIGH: pool.reserved_high,
             USED_CURRENT: pool.used,
             USED_HIGH: pool.used_high,
             ALLOCATION_TYPE: pool.allocation_type,
@@ -219,15 +236,18 @@ def set_attribute(handle: int, attribute: int, value: int) -> None:
         elif attribute in (RESERVED_HIGH, USED_HIGH):
             if value:
                 raise CudaError(st.INVALID_VALUE, "a high-water mark can only be reset to 0")
-            pool.used_high = pool.used
+            if attribute == USED_HIGH:
+                pool.used_high = pool.used
+            else:
+                pool.reserved_high = pool.reserved
         else:
             raise CudaError(st.INVALID_VALUE, f"memory pool attribute {attribute} cannot be set")
 
 
 def trim_to(handle: int, minimum: int) -> None:
-    """Release cached memory: a pool of ours holds none back."""
+    """Release cached memory; a pool of ours only counts it."""
     with _lock:
-        _get(handle)
+        _get(handle).trim(minimum)
 
 
 def get_access(handle: int, location_type: int, location_id: int) -> int:
@@ -262,8 +282,7 @@ def allocate(size: int, handle: int, stream: int) -> int:
     with _lock:
         pool.blocks[pointer] = size
         _owner[pointer] = pool
-        pool.used += size
-        pool.used_high = max(pool.used_high, pool.used)
+        pool.account(size)
     return pointer
 
 
@@ -300,3 +319,14 @@ def pool_of(pointer: int) -> int:
     """Return the handle of the pool that owns `pointer`, 0 if none does."""
     pool = _owner.get(pointer)
     return 0 if pool is None else pool.handle
+
+
+def _after_fork() -> None:
+    """A child's pools start empty: what its parent allocated is not the child's."""
+    _owner.clear()
+    for pool in _pools.values():
+        pool.blocks.clear()
+        pool.used = pool.used_high = 0
+
+
+on_fork(_after_fork)

@@ -25,6 +25,11 @@ MEMORY_HOST: Final = 1
 MEMORY_DEVICE: Final = 2
 MEMORY_MANAGED: Final = 3
 
+_CPU_DEVICE = -1
+# cudaMemoryAdvise: set and unset read mostly, preferred location, accessed by; the last two name a device.
+_ADVICE = range(1, 7)
+_ADVICE_OF_DEVICES = (3, 5, 6)
+
 
 @dataclass(frozen=True, slots=True)
 class RuntimePointer:
@@ -279,6 +284,8 @@ def mem_prefetch_async(pointer: int, size: int, device: int, stream: int) -> Non
     """``cudaMemPrefetchAsync``: for managed memory only, as natively."""
     if not api.pointer_facts(pointer).managed:
         raise CudaRuntimeStatus(st.INVALID_VALUE, "cudaMemPrefetchAsync of memory that is not managed")
+    if device != _CPU_DEVICE:
+        check_device(device)
 
 
 @context_call
@@ -286,3 +293,7 @@ def mem_advise(pointer: int, size: int, advice: int, device: int) -> None:
     """``cudaMemAdvise``: for managed memory only, as natively."""
     if not api.pointer_facts(pointer).managed:
         raise CudaRuntimeStatus(st.INVALID_VALUE, "cudaMemAdvise of memory that is not managed")
+    if advice not in _ADVICE:
+        raise CudaRuntimeStatus(st.INVALID_VALUE, f"cudaMemoryAdvise {advice}")
+    if device != _CPU_DEVICE and advice in _ADVICE_OF_DEVICES:
+        check_device(device)

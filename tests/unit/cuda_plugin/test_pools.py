@@ -69,3 +69,11 @@ def test_managed_pools(session: FakeSession) -> None:
     pools.free(pointer, 0)
     assert pointer not in session.host
     assert status(pools.create, pools.ALLOCATION_PINNED, pools.LOCATION_NONE) == 1
+
+
+def test_a_forked_child_starts_with_empty_pools(session: FakeSession) -> None:
+    pool = pools.create()
+    pointer = pools.allocate(100, pool, 0)
+    pools._after_fork()
+    assert pools.get_attribute(pool, pools.USED_CURRENT) == 0
+    assert pools.pool_of(pointer) == 0
