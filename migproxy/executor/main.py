@@ -108,10 +108,12 @@ def run(state: SessionState, turns: Alone) -> None:
         tables.set(pump.PYTHON_PENDING, int(bool(completions)))
         reason = tables.run()
         consumer.tail = tables.tail
+        held_back = False
         if reason in _COMMAND_IN_HAND:
             if not turns.may_carry_out(reason):
                 tables.set(pump.AGAIN, 1)
                 reason = pump.REASON_NAP
+                held_back = True
             elif reason == pump.REASON_LEASE:
                 tables.set(pump.AGAIN, 1)
             else:
@@ -130,7 +132,9 @@ def run(state: SessionState, turns: Alone) -> None:
                 completions.fail_all(state.sticky)
         state.publish_frees()
         state.host_functions.hand_over()
-        turns.look(idle=reason == pump.REASON_IDLE and not completions)
+        # A record that was the last one has made the pump return as from work: after it there is nothing left to do.
+        resting = reason in (pump.REASON_IDLE, pump.REASON_NAP) and not held_back and not tables.outstanding()
+        turns.look(idle=resting and not completions)
         if state.closing and not completions:
             return
         if reason == pump.REASON_IDLE and not completions:

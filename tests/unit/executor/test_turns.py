@@ -1,0 +1,120 @@
+"""When an executor gives its lease up: the loop, with a recorder in the place of the lease page."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from migproxy.abi import layout
+from migproxy.abi.ops import Op
+from migproxy.abi.protocol import DEVICE_GRANULE
+from migproxy.executor.main import run
+from migproxy.executor.turns import Turns
+
+from .executor_rig import Rig
+
+
+class FakeLease:
+    """Held from the first request on; tells when it is given up."""
+
+    def __init__(self) -> None:
+        self.permit = ctypes.c_uint32(0)
+        self.permit_address = ctypes.addressof(self.permit)
+        self.contended = True
+        self.revoked = False
+        self.given_up = threading.Event()
+        self.how: list[str] = []
+        self.held_ns = 0
+
+    def acquire(self) -> bool:
+        self.permit.value = 1
+        return True
+
+    def holds(self) -> bool:
+        return bool(self.permit.value)
+
+    def should_yield(self) -> bool:
+        return self.revoked and self.holds()
+
+    def pause(self) -> None:
+        self._give_up("pause")
+
+    def release(self, *, wants: bool) -> bool:
+        self._give_up("release")
+        return True
+
+    def _give_up(self, how: str) -> None:
+        self.permit.value = 0
+        self.how.append(how)
+        self.given_up.set()
+
+    def progress(self, *, on_its_way: bool) -> None:
+        """The watchdog's word."""
+
+
+class Served:
+    """A rig whose loop runs in a thread."""
+
+    def __init__(self) -> None:
+        self.rig = Rig()
+        self.lease = FakeLease()
+        turns: Any = Turns(self.rig.state, self.lease)  # type: ignore[arg-type]
+
+        def loop() -> None:
+            driver = self.rig.state.driver
+            driver.call("cuCtxSetCurrent", driver.out("cuDevicePrimaryCtxRetain", 0))
+            run(self.rig.state, turns)
+
+        self.thread = threading.Thread(target=loop)
+        self.thread.start()
+
+    def submit(self, op: Op, payload: bytes, *, wait: bool) -> None:
+        flags = layout.FLAG_WAIT if wait else 0
+        number = self.rig.producer.submit(op, payload, flags=flags)
+        if wait:
+            assert self.rig.producer.wait(number, 10.0)[0] == 0
+
+    def close(self) -> None:
+        self.rig.state.closing = True
+        self.rig.state.consumer.wake()
+        self.thread.join(10.0)
+        assert not self.thread.is_alive()
+        self.rig.close()
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    served = Served()
+    served.submit(Op.MAP, layout.RANGE.pack(served.rig.device, DEVICE_GRANULE), wait=False)
+    yield served
+    served.close()
+
+
+def test_an_idle_holder_gives_the_lease_up_after_its_think_time(served: Served) -> None:
+    served.submit(Op.MEMSET, layout.MEMSET.pack(served.rig.device, 1, 1, 4096), wait=False)
+    served.submit(Op.STREAM_SYNC, b"", wait=True)
+    assert served.lease.given_up.wait(10.0)
+    assert served.lease.how == ["pause"]
+
+
+def test_what_was_not_waited_for_is_done_before_the_lease_goes(served: Served) -> None:
+    served.submit(Op.MEMSET, layout.MEMSET.pack(served.rig.device, 7, 1, 1 << 20), wait=False)
+    assert served.lease.given_up.wait(10.0)
+    assert ctypes.string_at(served.rig.device, 1 << 20) == b"\x07" * (1 << 20)
+
+
+def test_a_revoked_holder_drains_and_hands_over(served: Served) -> None:
+    served.lease.revoked = True
+    served.submit(Op.MEMSET, layout.MEMSET.pack(served.rig.device, 1, 1, 4096), wait=False)
+    assert served.lease.given_up.wait(10.0)
+    assert served.lease.how[0] == "release"
+
+
+def test_copies_need_no_lease(served: Served) -> None:
+    payload = layout.COPY.pack(served.rig.device, served.rig.heap, 4096)
+    served.submit(Op.COPY_HTOD, payload, wait=True)
+    assert not served.lease.holds()
