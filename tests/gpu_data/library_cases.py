@@ -244,9 +244,7 @@ def sparse_compression(m: Machine, rng: np.random.Generator) -> Result:
     total = sparse.dnnz_compress(handle, 4, descr, values, offsets, per_row, 0.5)  # two values lie on the bound
     kept, places, rows = (m.device(np.zeros(total, t)) for t in (np.float64, np.int32, np.int32))
     rows = m.device(np.zeros(5, np.int32))
-    sparse.dcsr2csr_compress(
-        handle, 4, 4, descr, values, columns, offsets, nnz, per_row, kept, places, rows, 0.5
-    )
+    sparse.dcsr2csr_compress(handle, 4, 4, descr, values, columns, offsets, nnz, per_row, kept, places, rows, 0.5)
     return {
         "per row": m.read(per_row), "kept": m.read(kept), "columns": m.read(places), "offsets": m.read(rows),
     }  # fmt: skip

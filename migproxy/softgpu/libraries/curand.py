@@ -3,8 +3,9 @@
 XORWOW, MRG32k3a and Philox4x32-10 return cuRAND's own sequences: 32-bit and uniform numbers bit for bit, normal and
 log-normal ones up to the rounding of sine and logarithm, in every mixture of kinds and in the default, best and legacy
 orderings. They were compared with cuRAND 10.3's host generators; a GPU's own output has not been compared yet
-(``tests/gpu_data/record_curand.py`` records it). Not the same numbers, though of the right distribution: Poisson,
-XORWOW in the "seeded" ordering, and MT19937. MTGP32 and the quasirandom generators are refused by name.
+(``tests/gpu_data/record_curand.py`` records it). The Sobol generators return cuRAND's numbers, too; their scrambled
+variants are refused by name. Not the same numbers, though of the right distribution: Poisson, XORWOW in the "seeded"
+ordering, MT19937 and MTGP32.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ Array = npt.NDArray[Any]
 DEFAULT, XORWOW, MRG32K3A, MTGP32, MT19937, PHILOX = 100, 101, 121, 141, 142, 161
 ORDER_BEST, ORDER_DEFAULT, ORDER_SEEDED, ORDER_LEGACY = 100, 101, 102, 103
 TYPE_ERROR, OUT_OF_RANGE, LENGTH_NOT_MULTIPLE = 103, 104, 105
-_QUASI = range(200, 205)
+SOBOL32, SOBOL64, QUASI = 201, 203, {200: 201, 201: 201, 203: 203}
+SCRAMBLED = (202, 204)
+ORDER_QUASI = 201
 
 
 @dataclass
@@ -51,8 +54,10 @@ class Generator:
     def _start(self) -> streams.Stream:
         if self.kind == PHILOX:
             return streams.PhiloxStream(self.seed, self.offset)
-        if self.kind == MT19937:
+        if self.kind in (MT19937, MTGP32):
             return streams.NumpyStream(self.seed)
+        if self.kind in (SOBOL32, SOBOL64):
+            return streams.SobolStream(32 if self.kind == SOBOL32 else 64, self.offset)
         if self.kind == XORWOW:
             return streams.LaneStream(engines.Xorwow, self.seed, self.offset, 4096)
         lanes = 4096 if self.ordering == ORDER_LEGACY else 81920
@@ -75,10 +80,10 @@ def getVersion() -> int:
 
 def createGenerator(rng_type: int) -> int:
     """Make a generator and return its handle."""
-    kind = XORWOW if rng_type == DEFAULT else rng_type
-    if kind == MTGP32 or kind in _QUASI:
+    kind = XORWOW if rng_type == DEFAULT else QUASI.get(rng_type, rng_type)
+    if kind in SCRAMBLED:
         raise CURANDError(TYPE_ERROR, f"curand generator type {rng_type} is not supported by the software GPU")
-    if kind not in (XORWOW, MRG32K3A, PHILOX, MT19937):
+    if kind not in (XORWOW, MRG32K3A, PHILOX, MT19937, MTGP32, SOBOL32, SOBOL64):
         raise CURANDError(TYPE_ERROR, f"no generator type {rng_type}")
     return _generators.add(Generator(kind))
 
@@ -96,6 +101,8 @@ def setStream(generator: int, stream: int) -> None:
 def setPseudoRandomGeneratorSeed(generator: int, seed: int) -> None:
     """Set the seed and start over."""
     state = _generators[generator]
+    if state.kind in (SOBOL32, SOBOL64):
+        raise CURANDError(TYPE_ERROR, "a quasirandom generator has no seed")
     state.seed = seed & 0xFFFFFFFFFFFFFFFF
     state.sequence = None
 
@@ -103,8 +110,8 @@ def setPseudoRandomGeneratorSeed(generator: int, seed: int) -> None:
 def setGeneratorOffset(generator: int, offset: int) -> None:
     """Set how many numbers of the sequence to skip, and start over there."""
     state = _generators[generator]
-    if state.kind == MT19937:
-        raise CURANDError(TYPE_ERROR, "MT19937 has no offset")
+    if state.kind in (MT19937, MTGP32):
+        raise CURANDError(TYPE_ERROR, "a Mersenne twister has no offset")
     state.offset = offset & 0xFFFFFFFFFFFFFFFF
     state.sequence = None
 
@@ -113,7 +120,9 @@ def setGeneratorOrdering(generator: int, order: int) -> None:
     """Set in which order the lanes fill an array, and start over."""
     state = _generators[generator]
     allowed = {ORDER_DEFAULT, ORDER_LEGACY}
-    if state.kind != MT19937:
+    if state.kind in (SOBOL32, SOBOL64):
+        allowed = {ORDER_QUASI}
+    elif state.kind != MT19937:
         allowed.add(ORDER_BEST)
     if state.kind == XORWOW:
         allowed.add(ORDER_SEEDED)
@@ -133,11 +142,16 @@ def _fill(generator: int, address: int, count: int, kind: int) -> Array:
 
 def generate(generator: int, outputPtr: int, num: int) -> None:
     """Fill with 32-bit integers."""
+    if _generators[generator].kind == SOBOL64:
+        raise CURANDError(TYPE_ERROR, "a 64-bit generator has no 32-bit integers")
     _fill(generator, outputPtr, num, BITS)
 
 
 def generateLongLong(generator: int, outputPtr: int, num: int) -> None:
-    """64-bit integers exist for the 64-bit quasirandom generators alone: a type error, as natively."""
+    """Fill with 64-bit integers, which the 64-bit quasirandom generator alone has."""
+    if _generators[generator].kind == SOBOL64:
+        _fill(generator, outputPtr, num, BITS)
+        return
     raise CURANDError(TYPE_ERROR, f"generator type {_generators[generator].kind} has no 64-bit integers")
 
 
@@ -188,8 +202,10 @@ def generatePoisson(generator: int, outputPtr: int, n: int, lam: float) -> None:
     """Fill with Poisson-distributed 32-bit integers."""
     if not lam > 0:
         raise CURANDError(OUT_OF_RANGE, f"lambda {lam}")
-    view = _fill(generator, outputPtr, n, BITS)
-    view[...] = streams.poisson_of(view, lam)
+    state = _generators[generator]
+    bits = state.draw(BITS, n)
+    top = bits >> np.uint64(32) if state.kind == SOBOL64 else bits
+    raw.array(outputPtr, n, np.uint32)[...] = streams.poisson_of(top, lam)
 
 
 REFUSED = complete(globals(), "curand", CURANDError)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
+from scipy.special import ndtri
 
 from . import random_engines as engines
 
@@ -139,8 +140,46 @@ class PhiloxStream:
         return engines.philox(counter, self._key).astype(np.uint32)
 
 
+class SobolStream:
+    """The first dimension of a Sobol sequence in Gray-code order: cuRAND's quasirandom generators, which CuPy leaves
+    at one dimension.
+
+    Parameters
+    ----------
+    bits : int
+        32 or 64.
+    offset : int
+        How many numbers to skip.
+    """
+
+    def __init__(self, bits: int, offset: int) -> None:
+        self._bits = bits
+        self._next = offset
+
+    def draw(self, kind: int, count: int) -> Array:
+        """Return the next numbers of a kind; `BITS` are as wide as the generator."""
+        index = np.arange(self._next, self._next + count, dtype=np.uint64)
+        self._next += count
+        gray = index ^ (index >> np.uint64(1))
+        value = np.zeros(count, np.uint64)
+        for bit in range(self._bits):  # the direction numbers of the first dimension reverse the bits
+            value |= ((gray >> np.uint64(bit)) & np.uint64(1)) << np.uint64(self._bits - 1 - bit)
+        if kind == BITS:
+            return value.astype(np.uint32) if self._bits == 32 else value
+        if kind in (UNIFORM_DOUBLE, NORMAL_DOUBLE):
+            half = 2.0**-33 if self._bits == 32 else 2.0**-54
+            unit = value * 2.0**-32 if self._bits == 32 else (value >> np.uint64(11)) * 2.0**-53
+            if kind == UNIFORM_DOUBLE:
+                return unit + (2 * half if self._bits == 32 else half)
+            return np.asarray(ndtri(unit + half))
+        top = value if self._bits == 32 else value >> np.uint64(32)
+        if kind == UNIFORM:
+            return engines.uniform_of(top)
+        return np.asarray(ndtri(top * 2.0**-32 + 2.0**-33)).astype(np.float32)
+
+
 class NumpyStream:
-    """MT19937 from NumPy: the same generator, but one sequence instead of cuRAND's 8,192 interleaved ones.
+    """MT19937 from NumPy: one sequence instead of cuRAND's interleaved ones, for MT19937 and for MTGP32.
 
     The numbers are as good as the real ones, but they are not the same numbers.
     """

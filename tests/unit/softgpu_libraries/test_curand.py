@@ -83,7 +83,29 @@ def test_lanes_are_independent(name):
     assert engine.bits()[3] == alone.bits()[0]
 
 
-@pytest.mark.parametrize("kind", [100, 121, 142, 161])
+@pytest.mark.parametrize(("kind", "integers", "narrow"), [(201, "generate", 32), (203, "generateLongLong", 64)])
+def test_sobol(put, kind, integers, narrow):
+    # As cuRAND's host generators returned them.
+    generator, out = curand.createGenerator(kind), np.zeros(6, f"u{narrow // 8}")
+    getattr(curand, integers)(generator, put(out), 6)
+    fractions = np.array([0, 0.5, 0.75, 0.25, 0.375, 0.875])
+    np.testing.assert_array_equal(out, (fractions * 2.0**narrow).astype(out.dtype))
+    first = {
+        "generateUniform": ("f4", 1.1641532e-10),
+        "generateUniformDouble": ("f8", 2.32830644e-10 if narrow == 32 else 5.55111512e-17),
+        "generateNormal": ("f4", -6.3379574),
+        "generateNormalDouble": ("f8", -6.33795775 if narrow == 32 else -8.29236108),
+    }
+    for function, (dtype, expected) in first.items():
+        curand.setGeneratorOffset(generator, 0)
+        values = np.zeros(4, dtype)
+        getattr(curand, function)(generator, put(values), 4, *((0.0, 1.0) if "Normal" in function else ()))
+        np.testing.assert_allclose(values[0], expected, rtol=1e-7)
+        rest = [0.5, 0.75, 0.25] if "Uniform" in function else [0, 0.67448975, -0.67448975]
+        np.testing.assert_allclose(values[1:], rest, atol=1e-8, rtol=1e-7)
+
+
+@pytest.mark.parametrize("kind", [100, 121, 141, 142, 161])
 def test_distributions(put, kind):
     generator = curand.createGenerator(kind)
     curand.setPseudoRandomGeneratorSeed(generator, 99)
@@ -116,8 +138,9 @@ def test_errors(put):
         curand.generateNormal(generator, 0, 3, 0.0, 1.0)
     for call, status in [
         (lambda: curand.createGenerator(7), 103),
-        (lambda: curand.createGenerator(141), 103),
-        (lambda: curand.createGenerator(201), 103),
+        (lambda: curand.createGenerator(202), 103),
+        (lambda: curand.setPseudoRandomGeneratorSeed(curand.createGenerator(201), 1), 103),
+        (lambda: curand.setGeneratorOffset(curand.createGenerator(141), 1), 103),
         (lambda: curand.setGeneratorOrdering(generator, 102), 104),
         (lambda: curand.generateLongLong(generator, 0, 1), 103),
         (lambda: curand.generatePoisson(generator, 0, 1, 0.0), 104),
