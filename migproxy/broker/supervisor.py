@@ -42,6 +42,8 @@ _CLOSED_GRACE = 1.0
 def executor_environment(chosen: Slice, base: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of an executor: little of the broker's, nothing of the function's."""
     env = {name: base[name] for name in _KEEP if name in base}
+    # The software GPU's settings are the broker's owner's, as the choice of device is.
+    env |= {name: base[name] for name in base if name.startswith("MIGPROXY_SOFTGPU") or name == "MIGPROXY_CACHE_DIR"}
     env["CUDA_VISIBLE_DEVICES"] = chosen.visible
     env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     env["PYTHONDONTWRITEBYTECODE"] = "1"

@@ -87,7 +87,8 @@ def default_cache() -> ObjectCache:
     if named == "":
         return ObjectCache(None)
     try:
-        base = Path(named) if named else Path.home() / ".cache" / "migproxy"
+        shared = os.environ.get("XDG_CACHE_HOME")
+        base = Path(named) if named else (Path(shared) if shared else Path.home() / ".cache") / "migproxy"
     except RuntimeError:  # a user without a home directory
         return ObjectCache(None)
     found = ObjectCache(base / "softgpu" / str(os.geteuid()))

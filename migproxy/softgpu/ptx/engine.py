@@ -233,7 +233,9 @@ class Kernel:
             source = self._module.source.ast.text
             text = source[line - 1].strip() if 0 < line <= len(source) else ""
             found = check.describe(status, context.get("fault_a"), context.get("fault_b"))
-            return KernelFault(check.STATUS[status], f"{found}, in {where}{thread}, PTX line {line}: {text}")
+            message = f"{found}, in {where}{thread}, PTX line {line}: {text}"
+            os.write(2, f"migproxy: {message}\n".encode())
+            return KernelFault(check.STATUS[status], message)
         what = {
             700: f"illegal address {address:#x}",
             702: "threads wait for each other for ever (a barrier in divergent code)",
