@@ -18,7 +18,7 @@ CUDA_ERROR_INVALID_HANDLE = 400
 
 
 class Handles:
-    """Tables by kind.
+    """Tables by kind. Events with a small number are in the mirror alone: the hot path makes and ends them by itself.
 
     Parameters
     ----------
@@ -50,6 +50,11 @@ class Handles:
         CudaError
             400 when the handle is not of this kind or already in use, 2 when the session holds too many.
         """
+        if kind == layout.KIND_EVENT and self._mirror is not None and self._mirror.holds_event(handle):
+            if self._mirror.event(handle):
+                raise CudaError(CUDA_ERROR_INVALID_HANDLE, f"event handle {handle:#x}")
+            self._mirror.enter_event(handle, real)
+            return
         table = self._tables.setdefault(kind, {})
         if handle >> layout.HANDLE_KIND_SHIFT != kind or handle in table:
             raise CudaError(CUDA_ERROR_INVALID_HANDLE, f"{layout.KIND_NAMES.get(kind, kind)} handle {handle:#x}")
@@ -68,6 +73,10 @@ class Handles:
         CudaError
             400 for anything that is not a live handle of this kind.
         """
+        if kind == layout.KIND_EVENT and self._mirror is not None and self._mirror.holds_event(handle):
+            event = self._mirror.event(handle)
+            if event:
+                return event
         try:
             return self._tables[kind][handle]
         except KeyError:
@@ -78,6 +87,8 @@ class Handles:
     def remove(self, kind: int, handle: int) -> int:
         """Take a handle out of its table and return the real object."""
         real = self.real(kind, handle)
+        if kind == layout.KIND_EVENT and self._mirror is not None and self._mirror.holds_event(handle):
+            return self._mirror.remove_event(handle)
         del self._tables[kind][handle]
         self._count -= 1
         if self._mirror is not None:
@@ -90,4 +101,8 @@ class Handles:
 
     def counts(self) -> dict[str, int]:
         """Return how many live handles there are by kind's name."""
-        return {layout.KIND_NAMES.get(kind, str(kind)): len(table) for kind, table in self._tables.items() if table}
+        found = {layout.KIND_NAMES.get(kind, str(kind)): len(table) for kind, table in self._tables.items() if table}
+        events = self._mirror.live_events() if self._mirror is not None else 0
+        if events:
+            found["event"] = found.get("event", 0) + events
+        return found

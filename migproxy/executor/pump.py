@@ -14,18 +14,21 @@ read from the arena is used as an address before it was copied and checked.
 from __future__ import annotations
 
 from migproxy.abi import layout
+from migproxy.abi.ops import Op
 from migproxy.abi.protocol import DEVICE_GRANULE
 from migproxy.arena.machine_unsafe import (
     U64,
     External,
     Indirect,
     copy_once,
+    fence,
     load8,
     load16,
     load32,
     load64,
     load64_acquire,
     pause,
+    store8,
     store32,
     store64,
     store64_release,
@@ -80,6 +83,8 @@ FREE_MARKS = 0x150
 LEASE_CREDIT = 0x158  # work on the multiprocessors that may still be issued before Python looks; only with a lease
 LEASE_COPIES = 0x160  # 1: copies need the lease too
 AGAIN = 0x168  # 1: begin with the command in COPY, which was handed to Python and could not be carried out yet
+EVENT_KINDS = 0x170  # address of TABLE_SIZE bytes by handle index: how the event in EVENTS was made, EVENT_*
+TIMED_EVENTS = 0x178  # address of a stack of events with times, free for the function to create
 # driver functions
 LAUNCH_KERNEL = 0x180
 COPY_HTOD_ASYNC = 0x188
@@ -92,6 +97,9 @@ EVENT_RECORD = 0x1B8
 EVENT_QUERY = 0x1C0
 STREAM_WAIT_EVENT = 0x1C8
 STREAM_QUERY = 0x1D0
+TIMED_COUNT = 0x1D8
+LENT = 0x1E0  # spare events that are events of the function now
+EVENT_QUERIES = 0x1E8  # counter: queries and waits of events
 COPY = 0x200  # SLOT_SIZE bytes: the command in hand
 STATE_SIZE = COPY + layout.SLOT_SIZE
 
@@ -101,6 +109,17 @@ HOST_CAPACITY = 8192
 SPARE_CAPACITY = 16384
 MAX_PARAMETERS = 1024
 RECORD = 16
+TIMED_CAPACITY = 64
+MAX_LENT = 4096
+
+# -- how an event was made --------------------------------------------------------------------------------------------
+EVENT_OTHER = 0  # by Python, and to be ended by Python
+EVENT_TIMED = 1  # flags 0: ends on the stack of timed events
+EVENT_LENT = 2  # flags 2 (no times): a spare one, ends on the stack of spare ones
+EVENT_RECORDED = 0x80  # flag: recorded since it was made; one that was used before must not answer from its former life
+
+#: In a wait's command number: the event is the function's, not a spare one.
+OWN_EVENT = 1 << 63
 
 # -- function record: real function u64, parameter count u64, parameter bytes u64, then an offset u64 for each ---------
 FUNCTION_REAL = 0
@@ -126,6 +145,10 @@ OP_MEMSET = 5
 OP_EVENT_RECORD = 6
 OP_STREAM_WAIT_EVENT = 7
 OP_STREAM_SYNC = 8
+OP_EVENT_SYNC = int(Op.EVENT_SYNC)
+OP_EVENT_QUERY = int(Op.EVENT_QUERY)
+OP_EVENT_CREATE = int(Op.EVENT_CREATE)
+OP_EVENT_DESTROY = int(Op.EVENT_DESTROY)
 OP_FREE_MARK = 38
 NO_STREAM = (1 << 64) - 1
 SYS_FUTEX = 202
@@ -213,8 +236,13 @@ def is_mapped(pump: U64, address: U64, size: U64) -> U64:
 
 # -- replies and completion records -----------------------------------------------------------------------------------
 def ring_bell(ring: U64) -> None:
-    """Tell the function's sleepers that something has changed."""
+    """Tell the function's sleepers that something has changed.
+
+    The fence keeps the look for sleepers behind the bell and what was published: one of the two sides always sees the
+    other.
+    """
     store32(ring + W_BELL, load32(ring + W_BELL) + 1)
+    fence()
     if load32(ring + W_SLEEPERS):
         syscall(SYS_FUTEX, ring + W_BELL, FUTEX_WAKE, EVERYONE, 0)
 
@@ -285,10 +313,11 @@ def poll_waits(pump: U64) -> U64:
             store64(record, load64(last))
             store64(record + 8, load64(last + 8))
             store64(pump + WAIT_COUNT, load64(pump + WAIT_COUNT) - 1)
-            give_back(pump, event)
+            if number & OWN_EVENT == 0:
+                give_back(pump, event)
             if status:
                 note_fault(pump, status)
-            reply(pump, number, status)
+            reply(pump, number & ~OWN_EVENT, status)
             done += 1
     return done
 
@@ -324,8 +353,7 @@ def publish_retired(pump: U64) -> None:
         retired = load64(load64(pump + HOST) + first % HOST_CAPACITY * RECORD)
     if load64(ring + W_HOST_RETIRED) != retired:
         store64_release(ring + W_HOST_RETIRED, retired)
-        if load32(ring + W_SLEEPERS):
-            ring_bell(ring)
+        ring_bell(ring)
 
 
 def poll(pump: U64) -> U64:
@@ -478,6 +506,108 @@ def do_free_mark(pump: U64) -> U64:
     return 0
 
 
+def create_event(pump: U64, handle: U64, flags: U64) -> U64:
+    """Give the function an event that is there already; returns a reason."""
+    index = handle << INDEX_SHIFT >> INDEX_SHIFT
+    place = load64(pump + EVENTS) + 8 * index
+    if handle >> KIND_SHIFT != KIND_EVENT or index == 0 or index >= TABLE_SIZE:
+        return REASON_COMMAND
+    if load64(place) != 0:
+        return REASON_COMMAND
+    kind = EVENT_TIMED
+    if flags == 0:
+        count = load64(pump + TIMED_COUNT)
+        if count == 0:
+            return REASON_COMMAND
+        store64(pump + TIMED_COUNT, count - 1)
+        store64(place, load64(load64(pump + TIMED_EVENTS) + 8 * (count - 1)))
+    elif flags == 2:
+        count = load64(pump + SPARE_COUNT)
+        if count < 8 or load64(pump + LENT) >= MAX_LENT:
+            return REASON_COMMAND
+        kind = EVENT_LENT
+        store64(pump + SPARE_COUNT, count - 1)
+        store64(pump + LENT, load64(pump + LENT) + 1)
+        store64(place, load64(load64(pump + SPARE_EVENTS) + 8 * (count - 1)))
+    else:
+        return REASON_COMMAND
+    store8(load64(pump + EVENT_KINDS) + index, kind)
+    return 0
+
+
+def destroy_event(pump: U64, handle: U64, event: U64) -> U64:
+    """Take an event of the function back, to be given again; returns a reason."""
+    index = handle << INDEX_SHIFT >> INDEX_SHIFT
+    kind = load8(load64(pump + EVENT_KINDS) + index) & ~EVENT_RECORDED
+    count = load64(pump + TIMED_COUNT)
+    if kind == EVENT_TIMED and count < TIMED_CAPACITY:
+        store64(load64(pump + TIMED_EVENTS) + 8 * count, event)
+        store64(pump + TIMED_COUNT, count + 1)
+    elif kind == EVENT_LENT:
+        give_back(pump, event)
+        store64(pump + LENT, load64(pump + LENT) - 1)
+    else:
+        return REASON_COMMAND
+    store64(load64(pump + EVENTS) + 8 * index, 0)
+    store8(load64(pump + EVENT_KINDS) + index, EVENT_OTHER)
+    return 0
+
+
+def is_fresh(pump: U64, handle: U64) -> U64:
+    """Tell whether an event that the pump made has not been recorded yet: it counts as done, and nobody waits for
+    it."""
+    kind = load8(load64(pump + EVENT_KINDS) + (handle << INDEX_SHIFT >> INDEX_SHIFT))
+    return kind != EVENT_OTHER and kind & EVENT_RECORDED == 0
+
+
+def mark_recorded(pump: U64, handle: U64) -> None:
+    place = load64(pump + EVENT_KINDS) + (handle << INDEX_SHIFT >> INDEX_SHIFT)
+    kind = load8(place)
+    if kind != EVENT_OTHER:
+        store8(place, kind | EVENT_RECORDED)
+
+
+def ask_event(pump: U64, number: U64, op: U64, event: U64) -> U64:
+    """Answer whether an event is done, or once it is; returns a reason."""
+    store64(pump + EVENT_QUERIES, load64(pump + EVENT_QUERIES) + 1)
+    status = one_handle(load64(pump + EVENT_QUERY), event)
+    if status == 0 or (status == NOT_READY and op == OP_EVENT_QUERY):
+        reply(pump, number, status)
+        return 0
+    if status != NOT_READY:
+        store64(pump + STATUS, status)
+        return REASON_ERROR
+    count = load64(pump + WAIT_COUNT)
+    if count >= WAIT_CAPACITY:
+        return REASON_COMMAND
+    record = load64(pump + WAITS) + count * RECORD
+    store64(record, number | OWN_EVENT)
+    store64(record + 8, event)
+    store64(pump + WAIT_COUNT, count + 1)
+    return 0
+
+
+def is_event_op(op: U64) -> U64:
+    """Tell whether `do_event` carries the operation out."""
+    return op == OP_EVENT_QUERY or op == OP_EVENT_SYNC or op == OP_EVENT_CREATE or op == OP_EVENT_DESTROY
+
+
+def do_event(pump: U64, number: U64, op: U64) -> U64:
+    """Make, end or ask an event; returns a reason."""
+    handle = load64(pump + PAYLOAD)
+    if op == OP_EVENT_CREATE:
+        return create_event(pump, handle, load32(pump + PAYLOAD + 8))
+    event = table_entry(load64(pump + EVENTS), KIND_EVENT, handle)
+    if event == 0:
+        return REASON_COMMAND
+    if op == OP_EVENT_DESTROY:
+        return destroy_event(pump, handle, event)
+    if is_fresh(pump, handle):
+        reply(pump, number, 0)
+        return 0
+    return ask_event(pump, number, op, event)
+
+
 def needs_lease(op: U64) -> U64:
     """Tell whether one of the operations below works on the multiprocessors."""
     return op == OP_LAUNCH or op == OP_COPY_DTOD or op == OP_MEMSET
@@ -485,7 +615,8 @@ def needs_lease(op: U64) -> U64:
 
 def replies_later(op: U64) -> U64:
     """Tell whether an operation answers its waiter itself."""
-    return op == OP_STREAM_SYNC or op == OP_COPY_HTOD or op == OP_COPY_DTOH
+    copies = op == OP_COPY_HTOD or op == OP_COPY_DTOH
+    return copies or op == OP_STREAM_SYNC or op == OP_EVENT_QUERY or op == OP_EVENT_SYNC
 
 
 def carry_out(pump: U64) -> U64:
@@ -506,6 +637,8 @@ def execute(pump: U64) -> U64:
         return REASON_COMMAND
     if load64(pump + CAPTURING) and op != OP_LAUNCH:
         return REASON_COMMAND
+    if is_event_op(op):
+        return do_event(pump, number, op)
     if op == 0 or (op > OP_STREAM_SYNC and op != OP_FREE_MARK):
         return REASON_COMMAND
     if load64(pump + SPARE_COUNT) == 0:
@@ -534,8 +667,11 @@ def execute(pump: U64) -> U64:
         if op == OP_EVENT_RECORD:
             store64(pump + EVENT_RECORDS, load64(pump + EVENT_RECORDS) + 1)
             store64(pump + STATUS, two_handles(load64(pump + EVENT_RECORD), event, stream))
+            mark_recorded(pump, load64(pump + PAYLOAD))
         else:
             store64(pump + EVENT_WAITS, load64(pump + EVENT_WAITS) + 1)
+            if is_fresh(pump, load64(pump + PAYLOAD)):
+                return 0
             function = load64(pump + STREAM_WAIT_EVENT)
             store64(pump + STATUS, wait_event(function, stream, event, load32(pump + PAYLOAD + 8)))
         return REASON_ERROR if load64(pump + STATUS) else 0
@@ -554,7 +690,7 @@ def take(pump: U64) -> U64:
     copy_once(pump + COPY, ring + RING_OFFSET + tail % SLOT_COUNT * SLOT_SIZE, SLOT_SIZE)
     store64(pump + TAIL, tail + 1)
     store64_release(ring + W_TAIL, tail + 1)
-    if tail & 255 == 0 and load32(ring + W_SLEEPERS):
+    if tail & 255 == 0:
         ring_bell(ring)
     return 1
 

@@ -42,6 +42,7 @@ _COUNTERS = {
     "memset": pump.MEMSETS,
     "stream_sync": pump.SYNCS,
     "event_record": pump.EVENT_RECORDS,
+    "event_query": pump.EVENT_QUERIES,
     "stream_wait_event": pump.EVENT_WAITS,
     "free_mark": pump.FREE_MARKS,
 }
@@ -83,6 +84,7 @@ class PumpTables:
         self._records: dict[int, object] = {}
         granules = (window[1] - window[0]) // DEVICE_GRANULE
         self._mapped = self._room(granules)
+        self._event_kinds = self._room(pump.TABLE_SIZE)
         self._tables = {
             layout.KIND_STREAM: self._room(8 * pump.TABLE_SIZE),
             layout.KIND_EVENT: self._room(8 * pump.TABLE_SIZE),
@@ -102,6 +104,8 @@ class PumpTables:
             (pump.SPARE_EVENTS, self._room(8 * pump.SPARE_CAPACITY)),
             (pump.WAITS, self._room(pump.RECORD * pump.WAIT_CAPACITY)),
             (pump.HOST, self._room(pump.RECORD * pump.HOST_CAPACITY)),
+            (pump.EVENT_KINDS, self._event_kinds),
+            (pump.TIMED_EVENTS, self._room(8 * pump.TIMED_CAPACITY)),
             (pump.FREE_QUEUE, self._room(pump.RECORD * pump.HOST_CAPACITY)),
             (pump.SPIN_TICKS, _SPIN_TICKS),
         ):
@@ -201,6 +205,61 @@ class PumpTables:
     def frees_outstanding(self) -> bool:
         """Tell whether the pump tracks frees."""
         return self.get(pump.FREE_HEAD) != self.get(pump.FREE_TAIL)
+
+    # -- the function's events: those with a place in the table are kept nowhere else --------------------------------
+    def holds_event(self, handle: int) -> bool:
+        """Tell whether the table has a place for this event handle."""
+        index = handle & layout.HANDLE_INDEX_MASK
+        return handle >> layout.HANDLE_KIND_SHIFT == layout.KIND_EVENT and 0 < index < pump.TABLE_SIZE
+
+    def event(self, handle: int) -> int:
+        """Return the real event of a handle that `holds_event`, 0 if there is none."""
+        place = self._tables[layout.KIND_EVENT] + 8 * (handle & layout.HANDLE_INDEX_MASK)
+        return ctypes.c_uint64.from_address(place).value
+
+    def enter_event(self, handle: int, event: int) -> None:
+        """Enter an event that Python made and will end."""
+        place = self._tables[layout.KIND_EVENT] + 8 * (handle & layout.HANDLE_INDEX_MASK)
+        ctypes.c_uint64.from_address(place).value = event
+
+    def remove_event(self, handle: int) -> int:
+        """Take an event out of the table; the caller ends it."""
+        event = self.event(handle)
+        self.enter_event(handle, 0)
+        kind = ctypes.c_uint8.from_address(self._event_kinds + (handle & layout.HANDLE_INDEX_MASK))
+        if kind.value & ~pump.EVENT_RECORDED == pump.EVENT_LENT:
+            self.add(pump.LENT, -1)
+            self._total_events -= 1
+        kind.value = pump.EVENT_OTHER
+        return event
+
+    def is_fresh(self, handle: int) -> bool:
+        """Tell whether an event that the pump may have given before has not been recorded since."""
+        if not self.holds_event(handle):
+            return False
+        kind = ctypes.c_uint8.from_address(self._event_kinds + (handle & layout.HANDLE_INDEX_MASK)).value
+        return kind != pump.EVENT_OTHER and not kind & pump.EVENT_RECORDED
+
+    def mark_recorded(self, handle: int) -> None:
+        """Note that Python recorded an event."""
+        if self.holds_event(handle):
+            kind = ctypes.c_uint8.from_address(self._event_kinds + (handle & layout.HANDLE_INDEX_MASK))
+            if kind.value != pump.EVENT_OTHER:
+                kind.value |= pump.EVENT_RECORDED
+
+    def recycle_timed_event(self, handle: int) -> None:
+        """Let the pump take the event of `handle` (made with flags 0) back by itself, and have some more to give."""
+        ctypes.c_uint8.from_address(self._event_kinds + (handle & layout.HANDLE_INDEX_MASK)).value = pump.EVENT_TIMED
+        count = self.get(pump.TIMED_COUNT)
+        for place in range(count, pump.TIMED_CAPACITY // 2):
+            event = self._driver.out("cuEventCreate", 0)
+            ctypes.c_uint64.from_address(self.get(pump.TIMED_EVENTS) + 8 * place).value = event
+            self.set(pump.TIMED_COUNT, place + 1)
+
+    def live_events(self) -> int:
+        """Return how many events the function has in the table."""
+        table = (ctypes.c_uint64 * pump.TABLE_SIZE).from_address(self._tables[layout.KIND_EVENT])
+        return sum(1 for event in table if event)
 
     # -- mirrors ---------------------------------------------------------------------------------------------------
     def enter(self, kind: int, handle: int, real: int) -> None:

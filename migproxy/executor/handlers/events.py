@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
+from migproxy.errors import CudaError
 from migproxy.executor.dispatch import PENDING, Result, handles
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def event_create(state: SessionState, command: Command) -> Result:
     # CU_EVENT_INTERPROCESS (4) asks for more than a session may have.
     event = state.driver.out("cuEventCreate", flags & 3)
     state.handles.enter(layout.KIND_EVENT, handle, event)
+    if flags == 0 and state.pump.holds_event(handle):
+        state.pump.recycle_timed_event(handle)
     return None
 
 
@@ -38,13 +41,16 @@ def event_destroy(state: SessionState, command: Command) -> Result:
 def event_record(state: SessionState, command: Command) -> Result:
     handle, _flags = layout.EVENT.unpack_from(command.payload)
     state.driver.call("cuEventRecord", state.handles.real(layout.KIND_EVENT, handle), state.stream(command.stream))
+    state.pump.mark_recorded(handle)
     return None
 
 
 @handles(Op.EVENT_QUERY)
 def event_query(state: SessionState, command: Command) -> Result:
     (handle,) = layout.HANDLE.unpack_from(command.payload)
-    state.driver.call("cuEventQuery", state.handles.real(layout.KIND_EVENT, handle))
+    event = state.handles.real(layout.KIND_EVENT, handle)
+    if not state.pump.is_fresh(handle):
+        state.driver.call("cuEventQuery", event)
     return None
 
 
@@ -52,6 +58,8 @@ def event_query(state: SessionState, command: Command) -> Result:
 def event_sync(state: SessionState, command: Command) -> Result:
     (handle,) = layout.HANDLE.unpack_from(command.payload)
     event = state.handles.real(layout.KIND_EVENT, handle)
+    if state.pump.is_fresh(handle):
+        return None
     number = command.number
     state.completions.after_event(event, lambda status: state.reply(number, status))
     return PENDING
@@ -59,7 +67,10 @@ def event_sync(state: SessionState, command: Command) -> Result:
 
 @handles(Op.EVENT_ELAPSED)
 def event_elapsed(state: SessionState, command: Command) -> Result:
-    start, end = (state.handles.real(layout.KIND_EVENT, handle) for handle in _PAIR.unpack_from(command.payload))
+    handles = _PAIR.unpack_from(command.payload)
+    start, end = (state.handles.real(layout.KIND_EVENT, handle) for handle in handles)
+    if any(map(state.pump.is_fresh, handles)):
+        raise CudaError(400, "an event that was not recorded")
     value = ctypes.c_float()
     state.driver.call("cuEventElapsedTime", ctypes.addressof(value), start, end)
     return _FLOAT.pack(value.value)

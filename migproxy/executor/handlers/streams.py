@@ -35,6 +35,8 @@ def stream_destroy(state: SessionState, command: Command) -> Result:
 def stream_wait_event(state: SessionState, command: Command) -> Result:
     handle, flags = layout.EVENT.unpack_from(command.payload)
     event = state.handles.real(layout.KIND_EVENT, handle)
+    if state.pump.is_fresh(handle):
+        return None
     state.driver.call("cuStreamWaitEvent", state.stream(command.stream), event, flags)
     return None
 

@@ -6,11 +6,13 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from test_dispatch import Rig
 
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
-from migproxy.executor import pump
+from migproxy.executor import dispatch, pump
+
+from . import executor_rig
+from .executor_rig import Rig
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +57,15 @@ def record(rig: Rig, handle: int) -> None:
 
 def python_calls(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Collect the operations that reach Python."""
-    import test_dispatch
 
     seen: list[int] = []
-    real = test_dispatch.carry_out
+    real = dispatch.carry_out
 
     def carry_out(state: object, command: object) -> None:
         seen.append(command.op)  # type: ignore[attr-defined]
         real(state, command)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(test_dispatch, "carry_out", carry_out)
+    monkeypatch.setattr(executor_rig, "carry_out", carry_out)
     return seen
 
 
