@@ -15,6 +15,7 @@ from migproxy.abi import layout
 from migproxy.abi.ops import Op
 from migproxy.arena.memory_unsafe import copy
 from migproxy.errors import CudaError, MigproxyError
+from migproxy.jit.copying import copy_large
 from migproxy.jit.fast_path import keep_until_replied
 from migproxy.session.api.memory import find_host_block, is_managed
 from migproxy.session.api.streams import capturing, resolve
@@ -131,7 +132,7 @@ def _stage_in(session: Session, dst: int, src: int, size: int, wire: int) -> Non
     for start in range(0, size, CHUNK):
         length = min(CHUNK, size - start)
         block = session.allocate(length)
-        copy(block, src + start, length)
+        copy_large(block, src + start, length)
         number = session.post(Op.COPY_HTOD, layout.COPY.pack(dst + start, block, length), stream=wire)
         session.release_when_retired(number, block)
         flying.append(number)
@@ -153,7 +154,7 @@ def _stage_out(session: Session, dst: int, src: int, size: int, wire: int) -> No
         except BaseException:
             keep_until_replied(session, number, block, dst)
             raise
-        copy(dst + start, block, length)
+        copy_large(dst + start, block, length)
         session.heap.free(block)
 
     try:
