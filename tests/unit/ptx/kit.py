@@ -13,6 +13,10 @@ import pytest
 
 from migproxy.softgpu.ptx import Kernel, LoadedModule, load_modules
 
+from .cases import HEAD, kernel_text
+
+__all__ = ["HEAD", "apply", "cuda", "includes", "launch", "load", "operation", "pack", "place"]
+
 _owned: list[np.ndarray] = []
 
 
@@ -48,44 +52,13 @@ def launch(kernel: Kernel, grid: int | tuple[int, int, int], block: int | tuple[
     kernel.launch(dims[0], dims[1], shared, packed.ctypes.data)
 
 
-HEAD = ".version 8.3\n.target sm_80\n.address_size 64\n"
-_SIZE = {"b8": 1, "b16": 2, "b32": 4, "b64": 8}
-
-
 @cache
 def operation(text: str, dest: str, sources: tuple[str, ...]) -> Kernel:
     """A kernel that applies one instruction (``{d}``, ``{0}``, ``{1}``… are registers) to arrays, one item a thread.
 
     Types are register types (``b32``, ``f32`` …, ``pred`` as a result is stored as 0 or 1).
     """
-    params = [f".param .u64 p{n}" for n in range(len(sources) + 1)]
-    lines = [".reg .b64 %a<20>;", ".reg .b32 %i;", ".reg .pred %q<8>;", ".reg .b32 %w<8>;", ".reg .b64 %x<8>;"]
-    lines += [f".reg .{kind} %s{n};" for n, kind in enumerate(sources)]
-    lines += [f".reg .{dest} %d;", "mov.u32 %i, %tid.x;"]
-    for n, kind in enumerate(sources):
-        size = _width(kind) // 8
-        lines += [f"ld.param.u64 %a{n}, [p{n}];", f"mad.wide.u32 %a{n}, %i, {size}, %a{n};"]
-        lines += [f"ld.global.{_plain(kind)} %s{n}, [%a{n}];"]
-    last = len(sources)
-    names = {str(n): f"%s{n}" for n in range(last)}
-    lines.append(text.format(*names.values(), d="%d") + ";")
-    stored, kind = "%d", _plain(dest)
-    if dest == "pred":
-        lines.append("selp.u32 %w7, 1, 0, %d;")
-        stored, kind = "%w7", "b32"
-    lines += [f"ld.param.u64 %a{last}, [p{last}];", f"mad.wide.u32 %a{last}, %i, {_width(kind) // 8}, %a{last};"]
-    lines.append(f"st.global.{kind} [%a{last}], {stored};")
-    body = "\n".join(lines)
-    source = f"{HEAD}.visible .entry k({', '.join(params)}) {{\n{body}\nret;\n}}\n"
-    return load(source).kernels["k"]
-
-
-def _width(kind: str) -> int:
-    return 32 if kind == "pred" else int("".join(c for c in kind.split("x")[0] if c.isdigit()) or 32)
-
-
-def _plain(kind: str) -> str:
-    return kind if kind in ("f32", "f64") else f"b{_width(kind)}"
+    return load(kernel_text(text, dest, sources)).kernels["k"]
 
 
 def apply(text: str, dest: str, dtype: Any, sources: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
