@@ -59,7 +59,9 @@ def main() -> int:
     print_table(rows)
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        facts = {"machine": machine(), "command": sys.argv[1:], "size": arguments.size, "rows": rows}
+        # Where the figures went is nobody else's business; everything else makes them again.
+        command = [word for word in sys.argv[1:] if word not in ("--out", str(arguments.out))]
+        facts = {"machine": machine(), "command": command, "size": arguments.size, "rows": rows}
         (arguments.out / "results.json").write_text(json.dumps(facts, indent=1) + "\n")
     return 0
 

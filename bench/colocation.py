@@ -182,7 +182,8 @@ def main() -> int:
         print(row)
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"machine": machine(), "command": sys.argv[1:], "rows": rows}, indent=1)
+        command = [word for word in sys.argv[1:] if word not in ("--out", str(arguments.out))]
+        text = json.dumps({"machine": machine(), "command": command, "rows": rows}, indent=1)
         (arguments.out / "colocation.json").write_text(text + "\n")
     return 0
 

@@ -1,10 +1,9 @@
 """A page with tables and plots of measured figures, and the same tables as Markdown for the documentation.
 
-``python -m bench report DIR [--markdown FILE]`` reads ``DIR/results.json`` (of ``python -m bench``) and
-``DIR/colocation.json`` (of ``python -m
-bench.colocation``) as far as they are there, and writes ``DIR/index.html`` (self-contained) and PNGs. Every table
-and figure names
-the device; figures of a software GPU are marked as such.
+``python -m bench report DIR [--out OUT] [--markdown FILE]`` reads ``DIR/results.json`` (of ``python -m bench``) and
+``DIR/colocation.json`` (of ``python -m bench.colocation``) as far as they are there, with ``DIR/notes.txt`` behind
+them, and writes ``OUT/index.html`` (self-contained) and PNGs. Every table and figure names the device; figures of a software
+GPU are marked as such.
 """
 
 from __future__ import annotations
@@ -195,17 +194,24 @@ def main(arguments: list[str]) -> int:
     """Make the page; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench report")
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, help="where the page and its plots go; DIR itself if not given")
     parser.add_argument("--markdown", type=Path, help="write the tables as a page of the documentation too")
     options = parser.parse_args(arguments)
     page = Page("Performance")
     parts = {"results.json": add_results, "colocation.json": add_colocation}
+    out: Path = options.out or options.folder
+    out.mkdir(parents=True, exist_ok=True)
     found = [name for name in parts if (options.folder / name).exists()]
     if not found:
         parser.error(f"{options.folder} holds none of {', '.join(parts)}")
     for name in found:
-        parts[name](page, json.loads((options.folder / name).read_text()), options.folder)
+        parts[name](page, json.loads((options.folder / name).read_text()), out)
+    notes = options.folder / "notes.txt"
+    if notes.exists():
+        page.markdown += [notes.read_text("utf-8").rstrip(), ""]
+        page.html.append(f"<pre>{html.escape(notes.read_text('utf-8'))}</pre>")
     body = "\n".join(page.html)
-    index = options.folder / "index.html"
+    index = out / "index.html"
     head = f'<meta charset="utf-8"><title>Performance</title><style>{_STYLE}</style>'
     index.write_text(f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n', "utf-8")
     if options.markdown:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import driver_answers
+import driver_asked
 import pytest
 
 RECORD: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "h100_answers.json").read_text())
@@ -39,7 +40,7 @@ def test_answers(software: dict[str, Any], scenario: str) -> None:
         question: f"GPU {recorded[question]}, software {answer}"
         for question, answer in answers.items()
         if answer != recorded[question]
-        and recorded[question] != driver_answers.CRASHED
+        and recorded[question] != driver_asked.CRASHED
         and (scenario, question) not in DIFFERENCES
     }
     assert not wrong
