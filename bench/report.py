@@ -2,8 +2,8 @@
 
 ``python -m bench report DIR [--out OUT] [--markdown FILE]`` reads ``DIR/results.json`` (of ``python -m bench``) and
 ``DIR/colocation.json`` (of ``python -m bench.colocation``) as far as they are there, with ``DIR/notes.txt`` behind
-them, and writes ``OUT/index.html`` (self-contained) and PNGs. Every table and figure names the device; figures of a software
-GPU are marked as such.
+them, and writes ``OUT/index.html`` (self-contained) and PNGs. Every table and figure names the device; figures of a
+software GPU are marked as such.
 """
 
 from __future__ import annotations

@@ -58,8 +58,9 @@ class LibraryContext:
         self.state.publish_memory()
 
     def check_range(self, address: int, size: int) -> None:
-        """Raise CudaError(1) unless the range is the session's device memory."""
-        self.state.memory.check_range(address, size)
+        """Raise CudaError(1) unless the range is the session's device memory, or its arena, which kernels reach too."""
+        if not self.state.consumer.in_heap(address, size):
+            self.state.memory.check_range(address, size)
 
 
 class PluginHost:
