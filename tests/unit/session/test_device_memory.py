@@ -32,6 +32,9 @@ class FakeRing:
     def forget_range(self, base: int) -> None:
         """The hot path's cache of allocations."""
 
+    def note_foreign(self, count: int) -> None:
+        """The hot path's count of memory placed elsewhere."""
+
     def wait_frees_retired(self, count: int) -> None:
         self.frees = max(self.frees, count)
 
