@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "startup": {"errors", "interpose"},
     # the devices
     "softgpu": {"errors", "jit"},
-    "device": {"abi", "errors"},
+    "device": {"abi", "errors", "sizes"},
     # the privileged side
     "scheduler": {"abi"},
     "executor": {"abi", "errors", "sizes", "arena", "jit", "softgpu"},
