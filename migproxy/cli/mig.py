@@ -62,9 +62,8 @@ def show(parts: list[mig.Part]) -> None:
     """Print a plan."""
     for part in parts:
         end = part.start + part.size - 1
-        print(
-            f"{part.request:>12} -> {part.profile.name:<12} {format_size(part.profile.memory):>9}  memory slices {part.start}-{end}"
-        )
+        memory = format_size(part.profile.memory)
+        print(f"{part.request:>12} -> {part.profile.name:<12} {memory:>9}  memory slices {part.start}-{end}")
 
 
 def plan(requests: _REQUESTS, gpu: _GPU = 0) -> int:
