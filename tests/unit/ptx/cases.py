@@ -43,7 +43,7 @@ def plain(kind: str) -> str:
 
 
 def kernel_text(text: str, dest: str, sources: tuple[str, ...]) -> str:
-    """PTX of a kernel ``k`` that applies an instruction to arrays, one item a thread; predicates are stored as 0 or 1."""
+    """PTX of a kernel ``k`` that applies an instruction to arrays, one item a thread; predicates become 0 or 1."""
     params = [f".param .u64 p{n}" for n in range(len(sources) + 1)]
     lines = [".reg .b64 %a<20>;", ".reg .b32 %i;", ".reg .pred %q<8>;", ".reg .b32 %w<8>;", ".reg .b64 %x<8>;"]
     lines += [f".reg .{kind} %s{n};" for n, kind in enumerate(sources)]

@@ -78,7 +78,9 @@ def includes() -> list[str]:
     found = []
     for base in site.getsitepackages():
         for folder in ("nvidia/cuda_cccl/include", "nvidia/cuda_runtime/include", "nvidia/curand/include",
-                       "cupy/_core/include", "nvidia/cu13/include"):  # fmt: skip
+                       "cupy/_core/include", "nvidia/cu13/include",
+            "nvidia/cu13/include/cccl", "cupy/_core/include/cupy/_cccl/libcudacxx", "cupy/_core/include/cupy/_cccl/cub",
+            "cupy/_core/include/cupy/_cccl/thrust"):  # fmt: skip
             if (Path(base) / folder).is_dir():
                 found.append(os.path.join(base, folder))
     return found
