@@ -21,6 +21,8 @@ INVALID_VALUE = 1
 STAYS: dict[str, str] = {
     "get_build_version": "a constant of the build",
     "_is_cuda_python": "a constant of the build",
+    "moduleEnumerateFunctions": "CuPy 14.1 calls it after moduleGetFunctionCount only, which is refused",
+    "funcGetName": "CuPy 14.1 calls it after moduleGetFunctionCount only, which is refused",
 }
 
 
@@ -166,6 +168,8 @@ HANDLERS: dict[str, Handler] = {
     "moduleUnload": releasing(api.module_unload),
     "moduleGetFunction": _module_get_function,
     "moduleGetGlobal": _module_get_global,
+    # CuPy 14.1 asks it to find names in a cached image, and compiles anew where it cannot.
+    "moduleGetFunctionCount": _refused("moduleGetFunctionCount", "it fills a C++ vector of CuPy's"),
     "launchKernel": _launch,
     "launchCooperativeKernel": _launch_cooperative,
     "funcGetAttribute": _function_attribute,

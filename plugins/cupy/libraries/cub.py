@@ -66,10 +66,14 @@ class Cub:
     ----------
     library : standin.Library
         Carries the calls.
+    module : ModuleType
+        The stand-in. Its functions call each other by its attributes, as the real module's do, so that a replaced
+        attribute (a mock) is what they call.
     """
 
-    def __init__(self, library: standin.Library) -> None:
+    def __init__(self, library: standin.Library, module: ModuleType) -> None:
         self._library = library
+        self._module: Any = module
 
     def _call(self, function: str, *arguments: Any) -> None:
         self._library.call(function, arguments, wait=False)
@@ -192,7 +196,7 @@ class Cub:
         if not _dtype_fits(arr.dtype, op, dtype) or arr.size > _ITEMS_MAX:
             return None
         if kept == ():
-            return self.device_reduce(arr, op, reduced, kept, out, keepdims)
+            return self._module.device_reduce(arr, op, reduced, kept, out, keepdims)
         if op in (ARGMIN, ARGMAX):
             return None
         if arr.size == 0:
@@ -202,17 +206,17 @@ class Cub:
         size = self.preprocess_array(arr.shape, reduced, kept, order)
         if size <= 0:
             return None
-        return self.device_segmented_reduce(arr, op, reduced, kept, out, keepdims, size)
+        return self._module.device_segmented_reduce(arr, op, reduced, kept, out, keepdims, size)
 
     def scan(self, arr: Any, op: Any) -> Any:
         """Scan with CUB where CUB can; None where it cannot."""
         if op not in (CUMSUM, CUMPROD) or arr.dtype not in SUPPORTED or arr.size > _ITEMS_MAX:
             return None
-        return self.device_scan(arr, op)
+        return self._module.device_scan(arr, op)
 
     def histogram(self, x: Any, y: Any, bins: Any) -> Any:
         """Count with CUB, or None for more bins than CUB's counters can address."""
-        return None if y.size > _ITEMS_MAX // 1024 else self.device_histogram(x, y, bins)
+        return None if y.size > _ITEMS_MAX // 1024 else self._module.device_histogram(x, y, bins)
 
 
 def make(name: str) -> ModuleType:
@@ -220,7 +224,7 @@ def make(name: str) -> ModuleType:
     module, facts = standin.base_module(name)
     library = standin.Library(module, facts)
     operations = IntFlag("cupy_cub_op", facts["classes"]["cupy_cub_op"]["values"], module=name)  # type: ignore[misc]
-    cub = Cub(library)
+    cub = Cub(library, module)
     handlers = {
         "_preprocess_array": cub.preprocess_array,
         "device_reduce": cub.device_reduce,
