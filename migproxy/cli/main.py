@@ -15,7 +15,6 @@ FAILURE_EXIT = 1
 app = typer.Typer(
     name="migproxy",
     help="Run unmodified CuPy, Numba and cuda-python code through a broker that shares the GPU.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -52,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
         check_platform()
         _register()
         arguments = list(sys.argv[1:] if arguments is None else arguments)
+        if not arguments:
+            arguments = ["--help"]
         if arguments[:1] == ["run"]:
             from migproxy.cli.run import protect_module_arguments
 

@@ -21,7 +21,7 @@ _YES = Annotated[bool, typer.Option("--yes", help="Do it; without, only say what
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(name="mig", help="Partition an idle GPU with MIG.", no_args_is_help=True, rich_markup_mode=None)
+    group = typer.Typer(name="mig", help="Partition an idle GPU with MIG.", rich_markup_mode=None)
     group.command("plan", help="Propose a partition.")(plan)
     group.command("apply", help="Make the partition that plan proposes.")(apply)
     group.command("clear", help="Remove a GPU's instances.")(clear)

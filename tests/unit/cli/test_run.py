@@ -179,6 +179,7 @@ def test_questions_to_a_broker(tmp_path: Path, broker: str) -> None:
         (("run", "--memory", "900TiB", "ok.py"), "--memory 900TiB is more than a function may have here:"),
         (("run", "--colour", "ok.py"), "No such option: --colour"),
         (("walk",), "No such command 'walk'"),
+        (("mig",), "Missing command."),
         (("ps", "--broker", "/none.sock"), "no broker answers at /none.sock (from --broker)"),
         (("broker", "--socket", "/none/b.sock", "--device", "software"), "no socket can be made at /none/b.sock"),
     ],
