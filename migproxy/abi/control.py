@@ -203,6 +203,24 @@ class ReportNow(Message, frozen=True):
     """Broker → executor: send a `Report` of the counters so far."""
 
 
+class TraceNow(Message, frozen=True):
+    """Broker → executor: send `TraceEvents`."""
+
+
+class TraceEvent(msgspec.Struct, frozen=True, array_like=True):
+    """Something a session did from `start` to `end` (CLOCK_MONOTONIC ns): ``computes`` or ``waits``, for the lease."""
+
+    what: str
+    start: int
+    end: int
+
+
+class TraceEvents(Message, frozen=True):
+    """Executor → broker, and broker → command line: a session's latest events, oldest first."""
+
+    events: list[TraceEvent]
+
+
 class Note(Message, frozen=True):
     """Executor or function → broker: a line for the log that `migproxy logs` shows; never for the script's stderr."""
 
@@ -304,6 +322,12 @@ class FunctionReport(Message, frozen=True):
     counters: dict[str, int]
 
 
+class AskTrace(Message, frozen=True):
+    """Command line → broker: a session's events; asking has its executor send newer ones, for the next time."""
+
+    session_id: str
+
+
 class AskStatus(Message, frozen=True):
     """Command line → broker."""
 
@@ -335,10 +359,10 @@ class Status(Message, frozen=True):
     slices: list[SliceStatus]
 
 
-Request = ListSessions | KillSession | ReadLog | AskReport | AskStatus
-Answer = Sessions | Done | LogLines | FunctionReport | Status | Refused
+Request = ListSessions | KillSession | ReadLog | AskReport | AskTrace | AskStatus
+Answer = Sessions | Done | LogLines | FunctionReport | TraceEvents | Status | Refused
 
-ToBroker = Hello | GrowArena | Goodbye | Note | ListSessions | KillSession | ReadLog | AskReport | AskStatus
+ToBroker = Hello | GrowArena | Goodbye | Note | ListSessions | KillSession | ReadLog | AskReport | AskTrace | AskStatus
 FromBroker = Welcome | Refused | Grown | Lost
-ToExecutor = SessionSpec | MapSegment | EndSession | ReportNow
-FromExecutor = Ready | Failed | SegmentMapped | Report | Note | LeaseChanged
+ToExecutor = SessionSpec | MapSegment | EndSession | ReportNow | TraceNow
+FromExecutor = Ready | Failed | SegmentMapped | Report | Note | LeaseChanged | TraceEvents

@@ -44,6 +44,13 @@ def answer(broker: Broker, client: Client, message: Message) -> Message:
     if isinstance(message, control.AskReport):
         running = [each for each in mine if each.function_id == message.function_id]
         return broker.reports.report(message.function_id, client.uid, running)
+    if isinstance(message, control.AskTrace):
+        for session in broker.sessions.values() if client.uid == 0 else mine:
+            if session.session_id == message.session_id:
+                if session.state == "running" and session.executor is not None:
+                    session.executor.send(control.TraceNow())
+                return control.TraceEvents(session.events)
+        return control.TraceEvents([])
     if isinstance(message, control.AskStatus):
         return status(broker)
     raise ProtocolError(f"{type(message).__name__} is no request")

@@ -30,7 +30,7 @@ from migproxy.broker.log import Log
 from migproxy.broker.loop import Loop, Timer
 from migproxy.broker.metrics import MetricsServer
 from migproxy.broker.requests import answer
-from migproxy.broker.sessions import MAX_COUNTERS, Reports, Session
+from migproxy.broker.sessions import MAX_COUNTERS, MAX_EVENTS, Reports, Session
 from migproxy.broker.warm import WarmPool
 from migproxy.device.inventory import Slice
 from migproxy.errors import ProtocolError, UsageError
@@ -402,6 +402,8 @@ class Broker:
             session.counters = dict(list(message.counters.items())[:MAX_COUNTERS]) | {"quota_bytes": session.quota}
         elif isinstance(message, control.Note):
             self.log.write(message.level, message.text, session.session_id, uid=session.uid)
+        elif isinstance(message, control.TraceEvents):
+            session.events = message.events[:MAX_EVENTS]
         elif isinstance(message, control.LeaseChanged):
             if session.slice.name in self.leases:
                 self.leases[session.slice.name].observe()

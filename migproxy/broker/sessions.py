@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from migproxy.abi.control import FunctionReport, Hello, SessionRow
+from migproxy.abi.control import FunctionReport, Hello, SessionRow, TraceEvent
 from migproxy.abi.layout import PEAK_BYTES_OFFSET
 from migproxy.arena import packets
 from migproxy.broker import segments
@@ -16,6 +16,8 @@ from migproxy.device.inventory import Slice
 
 #: Functions whose reports are kept after their last session ended.
 KEEP_REPORTS = 1_000
+#: Events of one session for `migproxy trace`: as many as an executor keeps.
+MAX_EVENTS = 2_000
 #: Names of counters that one session may report.
 MAX_COUNTERS = 256
 
@@ -38,6 +40,7 @@ class Session:
     segment_fds: list[int] = field(default_factory=list)
     segment_sizes: list[int] = field(default_factory=list)
     growing: list[tuple[int, int]] = field(default_factory=list)
+    events: list[TraceEvent] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     failure: str = ""

@@ -39,9 +39,9 @@ def check_platform() -> None:
 
 
 def _register() -> None:
-    from migproxy.cli import broker, doctor, kill, logs, mig, ps, run, smi, top
+    from migproxy.cli import broker, doctor, kill, logs, mig, ps, run, smi, top, trace
 
-    for module in (run, broker, doctor, ps, kill, logs, smi, top, mig):
+    for module in (run, broker, doctor, ps, kill, logs, smi, top, trace, mig):
         module.register(app)
 
 

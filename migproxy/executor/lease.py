@@ -12,13 +12,17 @@ import ctypes
 import mmap
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import cache
 
 from migproxy.abi import lease as page
-from migproxy.abi.control import LeaseChanged, Message
+from migproxy.abi.control import LeaseChanged, Message, TraceEvent
 from migproxy.arena.machine_unsafe import U64, compare_exchange32, exchange32
 from migproxy.errors import ProtocolError
+
+#: So many events fit a packet.
+KEEP_EVENTS = 2000
 
 
 def swap_if(address: U64, expected: U64, value: U64) -> U64:
@@ -70,6 +74,9 @@ class LeaseClient:
         self._swap, self._put = compile_words()
         self._asked = False
         self._since = 0
+        self._wanted_at = 0
+        #: What this session did lately, for `migproxy trace`; appended by the executor's thread, read by another.
+        self.events: deque[TraceEvent] = deque(maxlen=KEEP_EVENTS)
         #: Address of the word that the pump compares with PERMIT_HELD.
         self.permit_address = self._line(self._me) + page.PERMIT
 
@@ -113,6 +120,7 @@ class LeaseClient:
         ctypes.c_uint32.from_address(self._line(self._me) + page.WANT).value = 1
         if self._take_parked():
             return True
+        self._wanted_at = self._wanted_at or self._clock()
         if not self._asked:
             self._asked = True
             self._notify(LeaseChanged())
@@ -142,6 +150,9 @@ class LeaseClient:
     def _start(self) -> None:
         if not self._since:
             self._since = self._clock()
+            if self._wanted_at:
+                self.events.append(TraceEvent("waits", self._wanted_at, self._since))
+                self._wanted_at = 0
             self._word(page.HANDOVERS).value += 1
         if self._asked or self._load(self._line(self._me) + page.WANT):
             ctypes.c_uint32.from_address(self._line(self._me) + page.WANT).value = 0
@@ -188,7 +199,9 @@ class LeaseClient:
 
     def _stop(self) -> None:
         if self._since:
-            self._word(page.HELD_NS).value += self._clock() - self._since
+            now = self._clock()
+            self.events.append(TraceEvent("computes", self._since, now))
+            self._word(page.HELD_NS).value += now - self._since
             self._since = 0
 
     # -- the watchdog's word ---------------------------------------------------------------------------------------

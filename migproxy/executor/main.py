@@ -76,7 +76,7 @@ def serve(spec: control.SessionSpec, fds: list[int], sock: socket.socket) -> Non
     turns = make_turns(state, _open_lease(spec, fds, sock))
     consumer.set_state(layout.STATE_READY)
     bootstrap.send(sock, control.Ready(windows=windows, device=facts))
-    _thread.start_new_thread(_listen, (state, sock, arena_end))
+    _thread.start_new_thread(_listen, (state, sock, arena_end, turns))
     try:
         run(state, turns)
     finally:
@@ -181,7 +181,7 @@ def _register_host_memory(driver: AnyDriver, address: int, size: int) -> None:
     driver.call("cuMemHostRegister", address, size, 3)
 
 
-def _listen(state: SessionState, sock: socket.socket, arena_end: int) -> None:
+def _listen(state: SessionState, sock: socket.socket, arena_end: int, turns: Alone) -> None:
     """Map the further segments that the broker sends; end the process when the broker is gone."""
     end = arena_end
     while True:
@@ -192,6 +192,9 @@ def _listen(state: SessionState, sock: socket.socket, arena_end: int) -> None:
         if isinstance(message, control.EndSession):
             state.closing = True
             state.consumer.wake()
+            continue
+        if isinstance(message, control.TraceNow):
+            bootstrap.send(sock, control.TraceEvents(turns.events()))
             continue
         if isinstance(message, control.ReportNow):
             bootstrap.send(sock, control.Report(counters=state.report()))

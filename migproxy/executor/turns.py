@@ -10,6 +10,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from migproxy.abi.control import TraceEvent
 from migproxy.abi.ops import OPERATIONS, Op
 from migproxy.errors import CudaError
 from migproxy.executor import pump
@@ -58,6 +59,10 @@ class Alone:
 
     def close(self) -> None:
         """The session ends."""
+
+    def events(self) -> list[TraceEvent]:
+        """Return what the session did lately; from any thread."""
+        return []
 
     def _on_its_way(self) -> bool:
         return self._state.pump.outstanding() or bool(self._state.completions)
@@ -159,6 +164,10 @@ class Turns(Alone):
     def close(self) -> None:
         """The session ends: its time on the device goes into the report."""
         self._state.counters["gpu_time_ns"] = self._lease.held_ns
+
+    def events(self) -> list[TraceEvent]:
+        """Return what the session did lately; from any thread."""
+        return list(self._lease.events.copy())
 
     def _drain(self) -> bool:
         """Return whether everything submitted is done; looks from round to round, never waits."""
