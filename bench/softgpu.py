@@ -55,7 +55,7 @@ def ptx() -> bytes:
     if status != 0:
         raise SystemExit("nvrtc cannot compile the kernels")
     _, size = nvrtc.nvrtcGetPTXSize(program)
-    text = b" " * size
+    text: bytes = b" " * size
     nvrtc.nvrtcGetPTX(program, text)
     return text
 
