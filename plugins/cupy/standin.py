@@ -24,6 +24,8 @@ from migproxy.session.api import streams
 NOT_SUPPORTED = {"cublas": 15, "cusolver": 9, "cusparse": 10, "curand": 103, "cutensor": 15, "cufft": 16, "nccl": 1}
 #: As CuPy's messages spell them.
 LIBRARY_NAMES = {"cublas": "cuBLAS", "cusolver": "cuSOLVER", "cusparse": "cuSPARSE", "curand": "cuRAND"}
+#: cuRAND's functions that draw pairs.
+EVEN_ONLY = frozenset({"generateNormal", "generateNormalDouble", "generateLogNormal", "generateLogNormalDouble"})
 _HOST_MODE = 0
 
 
@@ -40,6 +42,20 @@ def error_class(module: str, name: str, facts: dict[str, Any]) -> type[RuntimeEr
         return type(self), (getattr(self, attribute),)
 
     return type(name, (RuntimeError,), {"__init__": init, "__reduce__": reduce, "__module__": module})
+
+
+def _even(name: str, handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse odd counts as CuPy's module does, before the library sees them."""
+
+    def call(generator: int, output: int, count: int, *parameters: Any) -> Any:
+        if count % 2 == 1:
+            shown = f"curand{name[0].upper()}{name[1:]}"
+            raise ValueError(
+                f"{shown} can only generate even number of random variables simultaneously. See issue #390 for detail."
+            )
+        return handler(generator, output, count, *parameters)
+
+    return call
 
 
 class Library:
@@ -95,6 +111,8 @@ class Library:
         if special is not None:
             return special  # type: ignore[no-any-return]
         made = self._remote(signature)
+        if self.short == "curand" and signature.name in EVEN_ONLY:
+            made = _even(signature.name, made)
         if not roles.works_on_stream(self.short, signature):
             return made
 

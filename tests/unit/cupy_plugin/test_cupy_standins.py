@@ -128,3 +128,12 @@ def test_the_executor_bounds_host_memory(cublas, loopback, size):
     handle = cublas.create()
     with pytest.raises(ProtocolError):
         loopback.server.serve(loopback.context, CUBLAS, "sasum", [handle, 0, 0, 1, {"__out__": size}])
+
+
+def test_curand_refuses_odd_counts_of_normal_values(loopback):
+    curand = standin.make("cupy_backends.cuda.libs.curand")
+    generator, values = curand.createGenerator(curand.CURAND_RNG_PSEUDO_DEFAULT), np.zeros(4)
+    with pytest.raises(ValueError, match="curandGenerateNormalDouble can only generate even number"):
+        curand.generateNormalDouble(generator, pointer(values), 3, 0.0, 1.0)
+    curand.generateNormalDouble(generator, pointer(values), 4, 0.0, 1.0)
+    assert values.all()
