@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import subprocess
 import sys
 import threading
@@ -134,9 +135,14 @@ def test_none_for_void_and_object() -> None:
     nothing = make_trampoline("void (int)", lambda _: None, holds_gil=True, on_error=None)
     assert caller(nothing, None, I32, gil=True)(1) is None
     none = make_trampoline("PyObject *(void)", lambda: None, holds_gil=True, on_error=None)
-    before = sys.getrefcount(None)
-    assert all(caller(none, ctypes.py_object, gil=True)() is None for _ in range(2000))
-    assert abs(sys.getrefcount(None) - before) < 1000
+    function = caller(none, ctypes.py_object, gil=True)
+    changes = []
+    for _ in range(3):  # collections of garbage and other threads change the count as well, but not each time
+        gc.collect()
+        before = sys.getrefcount(None)
+        assert all(function() is None for _ in range(2000))
+        changes.append(abs(sys.getrefcount(None) - before))
+    assert min(changes) < 1000
 
 
 @pytest.mark.parametrize(
