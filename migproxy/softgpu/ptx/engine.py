@@ -14,6 +14,7 @@ from migproxy.softgpu.ptx import check, native, workers
 from migproxy.softgpu.ptx.cache import default_cache
 from migproxy.softgpu.ptx.image import KernelImage, Placed, Source, object_key
 from migproxy.softgpu.ptx.layout import LAUNCH, MAX_THREADS
+from migproxy.softgpu.ptx.modulegen import align_up
 from migproxy.softgpu.ptx.printf import read_string
 from migproxy.softgpu.ptx.runtime_ir import ABORTED
 from migproxy.softgpu.ptx.specialize import Constants
@@ -269,18 +270,27 @@ class LoadedModule:
         self._place(place_global, resolve)
 
     def _place(self, place_global: PlaceGlobal, resolve: Resolve | None) -> None:
+        """Give each variable an address: one block for all, since headers bring hundreds of small constants."""
+        own = [v for v in self.variables if not v.extern or v.init is not None]
+        offsets: dict[str, int] = {}
+        size = 0
+        for variable in own:
+            size = align_up(size, max(variable.align, 1))
+            offsets[variable.name] = size
+            size += max(variable.size, 1)
+        alignment = max((variable.align for variable in own), default=1)
+        base = place_global(own[0].name if len(own) == 1 else "", size, alignment) if own else 0
         for n, variable in enumerate(self.variables):
-            if variable.extern and variable.init is None:
-                address = resolve(variable.name) if resolve is not None else None
-                if address is None:
-                    raise PtxError(f"undefined variable {variable.name}", variable.line)
+            if variable.name in offsets:
+                address: int | None = base + offsets[variable.name]
             else:
-                address = place_global(variable.name, max(variable.size, 1), variable.align)
+                address = resolve(variable.name) if resolve is not None else None
+            if address is None:
+                raise PtxError(f"undefined variable {variable.name}", variable.line)
             self.globals[variable.name] = (address, variable.size)
             self._table[n] = address
-        for variable in self.variables:
-            if not variable.extern:
-                self._initialize(variable)
+        for variable in own:
+            self._initialize(variable)
 
     def _function_addresses(self, names: list[str]) -> dict[str, int]:
         """Machine-code addresses of the functions that initial values name."""
@@ -341,8 +351,8 @@ def load_modules(images: Sequence[bytes], *, place_global: PlaceGlobal, resolve:
     images : sequence of bytes
         PTX texts, each maybe zero-terminated.
     place_global : callable
-        ``place_global(name, size, align)`` returns the address where a variable lives; the engine writes its initial
-        value there. The caller owns the memory.
+        ``place_global(name, size, align)`` returns the address of memory for variables; the engine writes their initial
+        values there. It is called once at most, with an empty name for several variables. The caller owns the memory.
     resolve : callable, optional
         The address of an ``.extern`` variable that no text defines, or None.
 

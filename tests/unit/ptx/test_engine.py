@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from migproxy.errors import KernelFault, PtxError
-from migproxy.softgpu.ptx import Kernel, cache, engine, image, native, tuner, workers
+from migproxy.softgpu.ptx import Kernel, cache, engine, image, load_module, native, tuner, workers
 from migproxy.softgpu.ptx.specialize import constants
 
 from . import kit, sources
@@ -177,6 +177,24 @@ def test_unknown_text_names_its_line(line: str, message: str) -> None:
     assert message in str(info.value)
     assert line.split(" ")[0] in str(info.value)
     assert "PTX line 6" in str(info.value)
+
+
+def test_variables_share_one_block_of_memory() -> None:
+    text = kit.HEAD + "".join(f".global .align {2 ** (n % 5)} .b8 v{n}[{n + 1}] = {{{n}}};\n" for n in range(40))
+    asked: list[tuple[str, int, int]] = []
+
+    def place(name: str, size: int, align: int) -> int:
+        asked.append((name, size, align))
+        return kit.place(name, size, align)
+
+    module = load_module(text.encode(), place_global=place)
+    assert len(asked) == 1
+    assert asked[0][2] == 16
+    for n in range(40):
+        address, size = module.globals[f"v{n}"]
+        assert size == n + 1
+        assert address % 2 ** (n % 5) == 0
+        assert ctypes.string_at(address, size) == bytes([n]) + bytes(n)
 
 
 def test_limits() -> None:
