@@ -6,23 +6,15 @@ from typing import Final
 
 from migproxy.errors import CudaError, MigproxyError, ProtocolError, SessionLost
 
-SUCCESS: Final = 0
 INVALID_VALUE: Final = 1
 OUT_OF_MEMORY: Final = 2
 NOT_INITIALIZED: Final = 3
-DEINITIALIZED: Final = 4
 DEVICE_UNAVAILABLE: Final = 46
-NO_DEVICE: Final = 100
 INVALID_DEVICE: Final = 101
-INVALID_IMAGE: Final = 200
 INVALID_CONTEXT: Final = 201
 INVALID_HANDLE: Final = 400
 NOT_FOUND: Final = 500
 NOT_READY: Final = 600
-PRIMARY_CONTEXT_ACTIVE: Final = 708
-CONTEXT_IS_DESTROYED: Final = 709
-HOST_MEMORY_ALREADY_REGISTERED: Final = 712
-HOST_MEMORY_NOT_REGISTERED: Final = 713
 NOT_PERMITTED: Final = 800
 NOT_SUPPORTED: Final = 801
 UNKNOWN: Final = 999
@@ -31,7 +23,6 @@ UNKNOWN: Final = 999
 CUDART_INVALID_CONFIGURATION: Final = 9
 CUDART_INVALID_PITCH: Final = 12
 CUDART_INVALID_MEMCPY_DIRECTION: Final = 21
-CUDART_INVALID_DEVICE_FUNCTION: Final = 98
 
 #: ``CUresult`` values that ``cudaError_t`` does not have.
 _NO_RUNTIME_NUMBER: Final = {202: UNKNOWN, 914: 914}
