@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUN_VARIABLE = "MIGPROXY_TEST_RUN"
 #: What would tie the tests to a broker or function that the caller's environment names.
 FOREIGN = ("MIGPROXY_ACTIVE", "MIGPROXY_BROKER", "MIGPROXY_FUNCTION", "MIGPROXY_MEMORY", "MIGPROXY_DEVICE")
+INHERITED = frozenset(os.environ)
 #: A private broker ends with its function; its executor may take half a second to report.
 END_SECONDS = 10.0
 
@@ -40,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def no_process_left() -> Iterator[None]:
     """Fail if a process that the tests started outlives them; end it."""
-    if "PYTEST_XDIST_WORKER" not in os.environ and RUN_VARIABLE in os.environ:
+    if RUN_VARIABLE in INHERITED:
         # A pytest under test: the outer one watches.
         yield
         return
@@ -60,6 +61,15 @@ def no_process_left() -> Iterator[None]:
         except ProcessLookupError:
             continue
     assert not left, f"processes outlived the tests: {left}"
+
+
+@pytest.fixture(autouse=True)
+def no_function_named_in_the_environment() -> Iterator[None]:
+    """A session that a test opened here names its broker and function for children: not for the next test's."""
+    yield
+    if RUN_VARIABLE not in INHERITED:
+        for name in FOREIGN:
+            os.environ.pop(name, None)
 
 
 def close_own_session(mark: str) -> None:

@@ -100,13 +100,19 @@ def opened(transport: str) -> Iterator[Any]:
         return
     from migproxy.session import session
 
+    before = dict(os.environ)
     os.environ["MIGPROXY_DEVICE"] = "software" if device == "software" else "0"
     os.environ["MIGPROXY_MEMORY"] = str(QUOTA)
     try:
-        yield Proxied()
+        driver = Proxied()
+    finally:
+        # What names our broker and function there is for children, and the next tests' children are not ours.
+        os.environ.clear()
+        os.environ.update(before)
+    try:
+        yield driver
     finally:
         session.close_current()
-        del os.environ["MIGPROXY_DEVICE"], os.environ["MIGPROXY_MEMORY"]
 
 
 class Arguments:
