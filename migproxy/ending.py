@@ -1,7 +1,9 @@
 """What must happen when the interpreter ends, after everything that the function itself does then.
 
-Exit handlers run in reverse order of registration. A function's own handlers, and those of its libraries (which free device memory
-there), must still find their GPU. So `prepare`, called when the interpreter starts, registers a single handler, which therefore runs
+Exit handlers run in reverse order of registration. A function's own handlers, and those of its libraries (which free
+device memory
+there), must still find their GPU. So `prepare`, called when the interpreter starts, registers a single handler,
+which therefore runs
 last; actions are added to it later.
 """
 
