@@ -398,6 +398,8 @@ def _forget_after_fork() -> None:
     _grow_lock = threading.Lock()
     fast_path.detach()
     if _current is not None:
+        # The broker sees the parent's end by this socket; a child that kept it open would hide that.
+        _current._connection.socket.close()
         _forgotten.append(_current)
         _current = None
         for callback in _on_fork:
