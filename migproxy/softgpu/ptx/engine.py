@@ -25,6 +25,7 @@ Resolve = Callable[[str], int | None]
 Dim = tuple[int, int, int]
 
 _PACK = LAUNCH.packer()
+WARP = 32
 
 
 @dataclass(slots=True)
@@ -33,6 +34,7 @@ class Code:
 
     entry: int
     frame_bytes: int
+    local_bytes: int
 
 
 class Kernel:
@@ -64,6 +66,7 @@ class Kernel:
         limit = image.reqntid or image.maxntid
         self.max_threads = min(MAX_THREADS, limit[0] * limit[1] * limit[2]) if limit else MAX_THREADS
         self._code: Code | None = None
+        self._lockstep: Code | None = None
         self._tuner = Tuner(self)
         self._point_lines: list[int] = []
         self._lock = threading.Lock()
@@ -87,7 +90,9 @@ class Kernel:
                 if data is None:
                     text = self._text or self._module.source.generator(self.name, image.symbol).generate()
                     data = _object(text)
-                self._code = Code(native.link(data).get_function_address(image.symbol), image.frame_bytes)
+                self._code = Code(
+                    native.link(data).get_function_address(image.symbol), image.frame_bytes, image.local_bytes
+                )
                 self._text = None
             return self._code
 
@@ -97,14 +102,29 @@ class Kernel:
         gen = self._module.source.generator(self.name, symbol, checked=True)
         text = gen.generate()
         self._point_lines = gen.point_lines
-        return Code(native.link(_object(text)).get_function_address(symbol), gen.frame_bytes)
+        return Code(native.link(_object(text)).get_function_address(symbol), gen.frame_bytes, gen.local_bytes)
+
+    def _in_step(self, code: Code) -> Code:
+        """Machine code for blocks of one warp whose lanes run in step; see `lockstep`."""
+        with self._lock:
+            if self._lockstep is None:
+                symbol = f"{self._image.symbol}.step"
+                try:
+                    gen = self._module.source.generator(self.name, symbol, in_step=True)
+                    text = gen.generate()
+                except PtxError:  # loops in functions called recursively or by pointer: no lane can wait there
+                    self._lockstep = code
+                    return code
+                entry = native.link(_object(text)).get_function_address(symbol)
+                self._lockstep = Code(entry, gen.frame_bytes, gen.local_bytes)
+            return self._lockstep
 
     def variant(self, fixed: Constants, number: int) -> Code:
         """Machine code for launches in which `fixed` holds."""
         symbol = f"{self._image.symbol}.{number}"
         gen = self._module.source.generator(self.name, symbol, fixed)
         text = gen.generate()
-        return Code(native.link(_object(text)).get_function_address(symbol), gen.frame_bytes)
+        return Code(native.link(_object(text)).get_function_address(symbol), gen.frame_bytes, gen.local_bytes)
 
     def launch_cooperative(self, grid: Dim, block: Dim, dynamic_shared: int, params: int) -> None:
         """`launch` with all blocks in progress at once, so that they may wait for each other."""
@@ -138,6 +158,9 @@ class Kernel:
             raise KernelFault(1, f"{self.name}: empty grid {grid}")
         checked = self._module.checked
         heavy = threads * blocks >= HEAVY and not checked
+        if self._image.lockstep and 1 < threads <= WARP and not checked:
+            heavy = False
+            code = self._in_step(code)
         if heavy:
             code = self._tuner.pick(grid, block, params) or code
         record = (ctypes.c_char * (LAUNCH.size + 64))()
@@ -151,7 +174,7 @@ class Kernel:
         _PACK.pack_into(
             record, base - ctypes.addressof(record), 0, blocks, chunk, 0, 0, code.entry, params,
             self._module.table_address, *grid, *block, threads, dynamic_shared, self.static_shared, 0,
-            self.local_bytes, 0, at, 0, 0,
+            code.local_bytes, 0, at, 0, 0,
         )  # fmt: skip
         shared = self.static_shared + dynamic_shared
         run = native.runtime().run
@@ -162,7 +185,7 @@ class Kernel:
         def part() -> None:
             context = pool.take()
             try:
-                context.prepare(threads, shared, code.frame_bytes, self.local_bytes)
+                context.prepare(threads, shared, code.frame_bytes, code.local_bytes)
                 context.check(shared if checked else -1, ctypes.addressof(table) if table is not None else 0)
                 if run(base, context.address) not in (0, ABORTED):
                     faults.append(self._fault(context, grid, block, base))

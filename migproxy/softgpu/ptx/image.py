@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from migproxy.softgpu.ptx import cooperative, native
+from migproxy.softgpu.ptx import cooperative, lockstep, native
 from migproxy.softgpu.ptx.ast import Module, Variable
 from migproxy.softgpu.ptx.cache import ObjectCache
 from migproxy.softgpu.ptx.linker import link_modules
@@ -32,6 +32,7 @@ class KernelImage(msgspec.Struct, frozen=True):
     frame_bytes: int
     maxntid: Dim | None
     reqntid: Dim | None
+    lockstep: bool
 
 
 class Placed(msgspec.Struct, frozen=True):
@@ -74,6 +75,7 @@ class Source:
             ast = link_modules([parse(text) for text in self.texts])
             for function in ast.functions.values():
                 cooperative.rewrite(function)
+                lockstep.keep_volatile_order(function)
             self._ast = ast
         return self._ast
 
@@ -81,12 +83,9 @@ class Source:
         """Position of each variable in the module's address table."""
         return {variable.name: n for n, variable in enumerate(placed_variables(self.ast))}
 
-    def generator(
-        self, name: str, symbol: str, fixed: Constants | None = None, *, traced: bool = False, checked: bool = False
-    ) -> ModuleGen:
-        """A generator for a kernel of this source."""
-        function = self.ast.functions[name]
-        return ModuleGen(self.ast, function, self.index(), symbol, fixed, traced=traced, checked=checked)
+    def generator(self, name: str, symbol: str, fixed: Constants | None = None, **options: bool) -> ModuleGen:
+        """A generator for a kernel of this source; `options` are `ModuleGen`'s."""
+        return ModuleGen(self.ast, self.ast.functions[name], self.index(), symbol, fixed, **options)
 
     def table_text(self, names: list[str], symbol: str) -> str:
         """LLVM IR of the module's function table."""
@@ -116,6 +115,7 @@ class Source:
                 KernelImage(
                     function.name, symbol, object_key(text), gen.params, gen.param_size, gen.static_shared,
                     gen.local_bytes, gen.frame_bytes, function.maxntid, function.reqntid,
+                    lockstep.relies_on_lockstep(self.ast, function),
                 )
             )  # fmt: skip
         variables = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from migproxy.errors import PtxError
-from migproxy.softgpu.ptx import cooperative
+from migproxy.softgpu.ptx import cooperative, lockstep
 from migproxy.softgpu.ptx.ast import Addr, Function, Imm, Instr, Label, Module, Operand, Reg, Sym, Variable
 from migproxy.softgpu.ptx.cfg import Block
 from migproxy.softgpu.ptx.funcgen import FunctionGen
@@ -28,7 +28,11 @@ class ModuleGen:
     """Generator of the LLVM module for one kernel of a PTX module."""
 
     def __init__(self, module: Module, kernel: Function, globals_index: dict[str, int], symbol: str,
-                 fixed: Constants | None = None, *, traced: bool = False, checked: bool = False) -> None:  # fmt: skip
+                 fixed: Constants | None = None, *, traced: bool = False, checked: bool = False,
+                 in_step: bool = False) -> None:  # fmt: skip
+        if in_step:
+            module = lockstep.in_step(module)
+            kernel = module.functions[kernel.name]
         self.module = module
         self.fixed = fixed
         #: whether acquiring loads may be polls for other blocks of a cooperative launch

@@ -18,7 +18,7 @@ from migproxy.softgpu.ptx import printf, runtime_ir
 from migproxy.softgpu.ptx.cache import ObjectCache
 
 #: bump when generated code changes, so that cached objects are not mistaken for it
-GENERATION = 6
+GENERATION = 7
 
 _lock = threading.RLock()
 _engines: list[object] = []

@@ -100,13 +100,24 @@ def _groups() -> str:
     with f.loop(lambda: f.op(f"icmp ne i32 {left.get()}, 0")):
         now = left.get()
         first = f.op(f"call i32 @llvm.cttz.i32(i32 {now}, i1 false)")
+        # lenient: those furthest behind in the program first, as a GPU would to bring lanes together again
+        behind = f.var("i32")
+        behind.set(first)
+        with f.when(f.op("icmp ne i32 %lenient, 0")), f.count_up(first, "32") as lane:
+            waits = f.op(f"and i32 {now}, {f.op(f'shl i32 1, {lane}')}")
+            with f.when(f.op(f"icmp ne i32 {waits}, 0")):
+                here = f.get_item("i32", aux, f.op(f"add i32 %base, {lane}"))
+                least = f.get_item("i32", aux, f.op(f"add i32 %base, {behind.get()}"))
+                with f.when(f.op(f"icmp slt i32 {here}, {least}")):
+                    behind.set(lane)
+        first = behind.get()
         lead = f.op(f"add i32 %base, {first}")
         my_kind, my_mask, my_point = (f.get_item("i32", array, lead) for array in (kind, mask, aux))
         active = f.op(f"icmp eq i32 {my_kind}, {warp.ACTIVE}")
         loose = f.op(f"or i1 {active}, {f.op('icmp ne i32 %lenient, 0')}")
         group = f.var("i32")
         group.set("0")
-        with f.count_up(first, "32") as lane:
+        with f.count_up("0", "32") as lane:
             bit = f.op(f"shl i32 1, {lane}")
             with f.when(f.op(f"icmp ne i32 {f.op(f'and i32 {now}, {bit}')}, 0")):
                 thread = f.op(f"add i32 %base, {lane}")
