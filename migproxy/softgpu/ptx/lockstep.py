@@ -3,8 +3,8 @@
 CUDA has called this wrong since Volta, but GPUs still run converged lanes in step, and programs written before (CuPy's
 partition kernels among them) depend on it. Two signs are heeded: volatile stores to shared memory, the old idiom of
 warp reductions; and blocks of one warp whose loops read and write memory. There, lanes wait for each other where a
-GPU's would be in step: round such stores, and at the head and the exit of loops. The wait is an ``activemask`` without a
-result: released when no lane of the warp can do anything else, the lanes that are furthest behind first.
+GPU's would be in step: round such stores, and at the head and the exit of loops. The wait is an ``activemask`` without
+a result: released when no lane of the warp can do anything else, the lanes that are furthest behind first.
 """
 
 from __future__ import annotations
