@@ -13,6 +13,8 @@ from migproxy.softgpu.array_copies import ArrayCopyApi
 from migproxy.softgpu.state import Context, Kernel, LoadedModule, entry, need
 
 _OPTION_ERROR_LOG, _OPTION_ERROR_LOG_SIZE = 5, 6
+#: Bytes of an allocation for small globals of one module.
+_SHARED_GLOBALS = 16 << 10
 
 
 @dataclass(eq=False)
@@ -74,11 +76,24 @@ class ModuleApi(ArrayCopyApi):
     def load(self, context: Context, texts: list[bytes]) -> Module:
         """Compile PTX texts into a module of ``context``; its globals get device memory."""
         placed: list[int] = []
+        # Small globals share allocations: C++ headers define thousands, and each allocation of its own is two mappings
+        # of the 65,530 that a process may have.
+        shared = 0
+        shared_end = 0
 
         def place_global(name: str, size: int, alignment: int) -> int:
+            nonlocal shared, shared_end
             need(alignment <= raw.PAGE, f"alignment {alignment} of {name}", status.NOT_SUPPORTED)
-            placed.append(self.space.allocate(context.device, max(size, 1), context.handle).base)
-            return placed[-1]
+            size = max(size, 1)
+            if size > _SHARED_GLOBALS // 4:
+                placed.append(self.space.allocate(context.device, size, context.handle).base)
+                return placed[-1]
+            address = -(-shared // alignment) * alignment
+            if address + size > shared_end:
+                placed.append(self.space.allocate(context.device, _SHARED_GLOBALS, context.handle).base)
+                address, shared_end = placed[-1], placed[-1] + _SHARED_GLOBALS
+            shared = address + size
+            return address
 
         try:
             if len(texts) == 1:
