@@ -109,6 +109,25 @@ def test_a_destroyed_stream_finishes_its_work(cuda: Any, kernel: Kernel, device:
     assert read(pointer, 4) == b"\1\0\0\0"
 
 
+@pytest.mark.parametrize("destroyed", [False, True])
+def test_freed_memory_stays_until_its_work_is_done(cuda: Any, kernel: Kernel, destroyed: bool) -> None:
+    """Even where everything else is allocated meanwhile, and where the work's stream is gone."""
+    free, _ = cuda.mem_get_info()
+    size = free // 2
+    pointer = cuda.mem_alloc(size)
+    made = cuda.stream_create(NON_BLOCKING)
+    launch_spin(cuda, kernel, made, pointer, 5 * CLOCKS)
+    if destroyed:
+        cuda.stream_destroy(made)
+    cuda.mem_free(pointer)
+    again = cuda.mem_alloc(size)
+    cuda.memset(again, 0, 1, 4096)
+    cuda.context_synchronize()
+    cuda.mem_free(again)
+    if not destroyed:
+        cuda.stream_destroy(made)
+
+
 def test_host_functions_run_in_order(cuda: Any, kernel: Kernel, device: Device, stream: int) -> None:
     seen: list[bytes] = []
     pinned = cuda.host_alloc(4)
