@@ -36,8 +36,11 @@ def install(tree: Path, folder: Path) -> str:
     venv.create(environment, with_pip=False, symlinks=True)
     python = environment / "bin" / "python"
     purelib = Path(sysconfig.get_path("purelib", vars={"base": str(environment), "platbase": str(environment)}))
-    # A plain path line: the .pth files of that directory, an editable migproxy among them, are not read.
-    (purelib / "zz_base.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    # Links, because cuda.pathfinder looks for CUDA's libraries in site-packages itself and not along sys.path.
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        target = purelib / entry.name
+        if not entry.name.startswith(("migproxy", "__editable__", "__pycache__")) and not target.exists():
+            target.symlink_to(entry)
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--ignore-installed", str(tree)], check=True)
     return str(python)
