@@ -74,6 +74,10 @@ class DeviceMemory:
         self.peak_bytes = max(self.peak_bytes, self.mapped_bytes + self.other_bytes)
         self._settle()
 
+    def set_other(self, size: int) -> None:
+        """Charge `size` bytes in all for what the driver took besides the chunks: a measurement, not a difference."""
+        self.charge_other(size - self.other_bytes)
+
     def has_room(self, size: int) -> bool:
         """Tell whether the function's quota has room for `size` more bytes."""
         others = self._account.others() if self._account is not None else 0

@@ -65,27 +65,3 @@ def read_facts(driver: AnyDriver, quota: int, context_bytes: int) -> control.Dev
         limits=limits,
         context_bytes=context_bytes,
     )
-
-
-def nvml_free_memory(driver: AnyDriver) -> int:
-    """Return the free bytes of the visible GPU as NVML tells them, which needs no context; 0 on the software GPU."""
-    if driver.kind == "software":
-        return 0
-    import pynvml
-
-    uuid = ctypes.create_string_buffer(16)
-    driver.call("cuDeviceGetUuid", ctypes.addressof(uuid), 0)
-    digits = uuid.raw.hex()
-    name = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
-    pynvml.nvmlInit()
-    try:
-        # On a MIG instance the driver's UUID is the instance's own, whose NVML name starts with MIG instead of GPU.
-        for prefix in ("GPU-", "MIG-"):
-            try:
-                device = pynvml.nvmlDeviceGetHandleByUUID((prefix + name).encode())
-            except pynvml.NVMLError_NotFound:
-                continue
-            return int(pynvml.nvmlDeviceGetMemoryInfo(device).free)
-        return 0
-    finally:
-        pynvml.nvmlShutdown()

@@ -21,10 +21,11 @@ from migproxy.executor import bootstrap, pump
 from migproxy.executor.device_memory import DeviceMemory
 from migproxy.executor.dispatch import carry_out, load_handlers
 from migproxy.executor.driver import AnyDriver, open_driver
-from migproxy.executor.facts import nvml_free_memory, read_facts
+from migproxy.executor.facts import read_facts
 from migproxy.executor.handlers.callbacks import HostFunctions
 from migproxy.executor.lease import LeaseClient
 from migproxy.executor.plugin_host import PluginHost
+from migproxy.executor.process_memory import ProcessMemory
 from migproxy.executor.pump_tables import PumpTables
 from migproxy.executor.state import SessionState
 from migproxy.executor.turns import Alone, make_turns
@@ -35,6 +36,9 @@ log = logging.getLogger("migproxy.executor")
 NAP = 30e-6
 LONG_NAP = 200e-6
 LONG_WAIT = 100
+#: Where NVML does not count by process, the context is the device's loss of free memory, of which neighbours that start
+#: at the same time can be a part; no context is larger than this.
+LARGEST_CONTEXT = 1 << 30
 #: An idle executor wakes this often, to notice what no bell announces.
 IDLE_NAP = 5.0
 
@@ -52,10 +56,11 @@ def serve(spec: control.SessionSpec, fds: list[int], sock: socket.socket) -> Non
     """
     load_handlers()
     driver = open_driver(spec.device)
-    free_before = nvml_free_memory(driver)
+    process = ProcessMemory(driver)
+    free_before = process.free()
     context = driver.out("cuDevicePrimaryCtxRetain", 0)
     driver.call("cuCtxSetCurrent", context)
-    context_bytes = max(0, free_before - nvml_free_memory(driver))
+    context_bytes = process.used() or min(max(0, free_before - process.free()), LARGEST_CONTEXT)
     arena_base, arena_end = _map_arena(spec, fds)
     device_base = driver.out(
         "cuMemAddressReserve", spec.windows.device_size, protocol.DEVICE_GRANULE, spec.windows.device_base, 0
@@ -72,6 +77,8 @@ def serve(spec: control.SessionSpec, fds: list[int], sock: socket.socket) -> Non
     state = SessionState(driver, consumer, memory, tables, spec, facts)
     state.host_functions = HostFunctions(state)
     state.plugins = PluginHost(state, spec.plugins)
+    state.process_memory = process
+    state.counts_by_process = process.used() > 0
     state.publish_memory()
     turns = make_turns(state, _open_lease(spec, fds, sock))
     consumer.set_state(layout.STATE_READY)

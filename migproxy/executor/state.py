@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from migproxy.executor.handlers.callbacks import HostFunctions
     from migproxy.executor.handlers.launch import LaunchTarget
     from migproxy.executor.plugin_host import PluginHost
+    from migproxy.executor.process_memory import ProcessMemory
     from migproxy.executor.pump_tables import PumpTables
 
 #: Statuses after which a context is dead: every later call returns them, as on a real device.
@@ -75,6 +76,10 @@ class SessionState:
         #: What repeats a library call, by stream and payload; see ``handlers/calls.py``.
         self.plans: dict[tuple[int, bytes], Callable[[], Any]] = {}
         self.seen_calls: set[tuple[int, bytes]] = set()
+        self.process_memory: ProcessMemory
+        #: NVML tells this process's memory.
+        self.counts_by_process = False
+        self.next_measurement = 0.0
         self.called_libraries: set[tuple[str, str]] = set()
         self.host_functions: HostFunctions
         self.plugins: PluginHost
@@ -223,33 +228,40 @@ class SessionState:
 
 
 class ChargedSection:
-    """Measures the driver's free memory around calls that make it allocate, and charges the difference.
+    """Charges what the driver allocates inside the ``with`` block.
 
-    On a GPU shared with other executors the difference can contain a neighbour's allocation; so only growth is
-    charged, and the
-    broker's cross-check by process puts it right.
+    By NVML's count for this process where there is one: then the charge is the measured sum and cannot drift. Otherwise
+    by the difference in the device's free memory, which on a GPU shared with other executors can contain what a
+    neighbour took or gave back in the meantime, and so counts in both directions.
     """
 
     def __init__(self, state: SessionState) -> None:
         self._state = state
         self._before = 0
-        self.started = 0.0
 
     def _free(self) -> int:
-        import ctypes
-
         free, total = ctypes.c_uint64(), ctypes.c_uint64()
         if self._state.driver.status("cuMemGetInfo", ctypes.addressof(free), ctypes.addressof(total)):
             return self._before
         return free.value
 
     def __enter__(self) -> ChargedSection:
-        self.started = time.monotonic()
-        self._before = self._free()
+        if not self._state.counts_by_process:
+            self._before = self._free()
         return self
 
     def __exit__(self, *_: object) -> None:
-        grown = self._before - self._free()
-        if grown > 0:
-            self._state.memory.charge_other(grown)
-            self._state.publish_memory()
+        state, memory = self._state, self._state.memory
+        if not state.counts_by_process:
+            memory.charge_other(max(self._before - self._free(), state.facts.context_bytes - memory.other_bytes))
+            state.publish_memory()
+            return
+        now = time.monotonic()
+        if now < state.next_measurement:
+            return
+        used = state.process_memory.used()
+        # Asking costs; it may take a twentieth of the time.
+        state.next_measurement = time.monotonic() + 20 * (time.monotonic() - now)
+        if used:
+            memory.set_other(max(state.facts.context_bytes, used - memory.mapped_bytes))
+            state.publish_memory()
