@@ -41,9 +41,11 @@ def report_rows(report: FunctionReport) -> list[tuple[str, str]]:
             for key, words in (("htod", "host to device"), ("dtoh", "device to host"))
         ),
         ("peak device memory", format_size(peak) + share),
-        ("time waited", _seconds(count.get("waited_ns", 0))),
-        ("time on the device", _seconds(count.get("gpu_time_ns", 0))),
     ]
+    # A slice without a compute lease measures neither.
+    if "gpu_time_ns" in count:
+        rows.append(("time waited for the compute lease", _seconds(count.get("waited_ns", 0))))
+        rows.append(("time with the compute lease", _seconds(count["gpu_time_ns"])))
     shown = {
         *_LAUNCHES, "copy_htod", "copy_dtoh", "bytes_htod", "bytes_dtoh",
         "peak_device_bytes", "quota_bytes", "device_bytes", "waited_ns", "gpu_time_ns",
