@@ -22,7 +22,7 @@ SUPPORTED: tuple[Supported, ...] = (
     Supported("cuda-bindings", "cuda.bindings", "12.6", "14", "capsule tables of cydriver and cyruntime"),
     Supported("cuda-core", "cuda.core", "1.0", "2", "reaches CUDA through cuda.bindings' capsules"),
     Supported("numba-cuda", "numba_cuda", "0.20", "0.31", "the driver object that find_driver makes"),
-    Supported("numba", "numba", "0.60", "", "numba-cuda's compiler"),
+    Supported("numba", "numba", "0.62", "", "numba-cuda's compiler"),
     Supported("numpy", "numpy", "1.26", "", "NEP 49 allocator"),
 )
 
