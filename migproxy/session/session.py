@@ -11,6 +11,7 @@ import _thread
 import contextlib
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,7 @@ from migproxy.abi import control, layout
 from migproxy.abi.ops import Op
 from migproxy.arena import fork, segment
 from migproxy.arena.memory_unsafe import copy_in, copy_out
-from migproxy.errors import CudaError, ProtocolError, SessionError, SessionLost
+from migproxy.errors import AdmissionError, CudaError, ProtocolError, SessionError, SessionLost
 from migproxy.jit import fast_path
 from migproxy.jit.fast_path import FastProducer
 from migproxy.jit.heap import Heap
@@ -340,11 +341,28 @@ def on_new_session(callback: Callable[[Session], None]) -> None:
     _on_new_session.append(callback)
 
 
+#: How long a refusal stands before a further call asks the broker again: each asking may wait for room that long.
+REFUSAL_SECONDS = 60.0
+_refusal: tuple[float, AdmissionError] | None = None
+
+
+def _connect() -> Session:
+    """Open a session; repeats a fresh refusal instead of waiting for room again in every call."""
+    global _refusal
+    if _refusal is not None and time.monotonic() < _refusal[0]:
+        raise _refusal[1]
+    try:
+        return Session(opening.open_connection())
+    except AdmissionError as error:
+        _refusal = time.monotonic() + REFUSAL_SECONDS, error
+        raise
+
+
 def _open() -> Session:
     global _current
     with _session_lock:
         if _current is None:
-            session = Session(opening.open_connection())
+            session = _connect()
             _current = session
             fast_path.attach(session)
             notes.keep_quiet()
