@@ -43,13 +43,6 @@ def create(name: str, size: int) -> int:
     return fd
 
 
-def is_sealed(fd: int) -> bool:
-    """Tell whether a memfd can neither shrink nor grow: mapping one that can is a SIGBUS waiting to happen."""
-    seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-    wanted = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
-    return bool(seals & wanted == wanted)
-
-
 def _map(address: int, size: int, protection: int, flags: int, fd: int) -> int:
     result = _mmap(address, size, protection, flags, fd, 0)
     if result == _FAILED or result is None:

@@ -39,15 +39,9 @@ _SOURCES = ("abi", "arena", "jit")
 def _llvm() -> Any:
     """Import llvmlite and initialise LLVM for this machine; returns ``llvmlite.binding``."""
     global _CONTEXT
-    import llvmlite
     import llvmlite.binding as llvm
 
-    if hasattr(llvmlite, "opaque_pointers_enabled"):
-        # llvmlite 0.44: LLVM is initialised by hand, and pointers have types unless the context says otherwise.
-        llvm.initialize()
-        _CONTEXT = llvm.context.ContextRef(llvm.ffi.lib.LLVMPY_ContextCreate(True))
-    else:
-        _CONTEXT = llvm.create_context()
+    _CONTEXT = llvm.create_context()
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     return llvm

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,8 +88,3 @@ def child_environment(mode: str, outcomes: str, function_env: dict[str, str]) ->
         env = {name: value for name, value in os.environ.items() if not name.startswith("MIGPROXY_")}
     env[OUTCOMES_VARIABLE] = outcomes
     return env
-
-
-def interpreter() -> list[str]:
-    """Return the command line of this interpreter with its options."""
-    return [sys.executable, *subprocess._args_from_interpreter_flags()]  # type: ignore[attr-defined]
