@@ -190,7 +190,7 @@ case("vabsdiff4.u32.u32.u32.add {d}, {0}, {1}, {2}", 32, (32,) * 3,
                                                        strict=True)))  # fmt: skip
 case("vadd2.s32.s32.s32.sat {d}, {0}, {1}, {2}", 32, (32,) * 3,
      lambda a, b, c: simd(lambda x, y: clamp(x + y, 16), a, b, 16, signed=True))  # fmt: skip
-case("vset4.u32.u32.u32.lt {d}, {0}, {1}, {2}", 32, (32,) * 3,
+case("vset4.u32.u32.lt {d}, {0}, {1}, {2}", 32, (32,) * 3,
      lambda a, b, c: simd(lambda x, y: int(x < y), a, b, 8, signed=False))  # fmt: skip
 case("max.s16x2 {d}, {0}, {1}", 32, (32, 32), lambda a, b: simd(max, a, b, 16, signed=True))
 case("add.u16x2 {d}, {0}, {1}", 32, (32, 32), lambda a, b: simd(lambda x, y: x + y, a, b, 16, signed=False))

@@ -164,14 +164,25 @@ def _low_mask(e: Emitter, length: str, bits: int) -> str:
     return e.op(f"select i1 {over}, {ty} -1, {ty} {ones}")
 
 
+def _field(e: Emitter, bits: int, position: Operand, length: Operand) -> tuple[str, str]:
+    """Position and length of a bit field, as i32.
+
+    The manual restricts both to 0..255. Beyond, an H100 looks at the low byte in its 32-bit instruction, and at all bits in
+    the sequence that stands for the 64-bit one.
+    """
+    values = (e.get(position, "u32"), e.get(length, "u32"))
+    if bits == 64:
+        return values
+    return e.op(f"and i32 {values[0]}, 255"), e.op(f"and i32 {values[1]}, 255")
+
+
 @lowers("bfe")
 def bfe(e: Emitter, i: Instr) -> None:
     kind = kind_of(e, i)
     check_mods(e, i)
     ty, bits = types.llvm(kind), types.width(kind)
     a = e.get(i.ops[1], kind)
-    position = e.op(f"and i32 {e.get(i.ops[2], 'u32')}, 255")
-    length = e.op(f"and i32 {e.get(i.ops[3], 'u32')}, 255")
+    position, length = _field(e, bits, i.ops[2], i.ops[3])
     if not types.signed(kind):
         over = e.op(f"icmp uge i32 {position}, {bits}")
         shifted = e.op(f"lshr {ty} {a}, {e.coerce(e.op(f'and i32 {position}, {bits - 1}'), 'i32', ty)}")
@@ -194,8 +205,7 @@ def bfi(e: Emitter, i: Instr) -> None:
     check_mods(e, i)
     ty, bits = types.llvm(kind), types.width(kind)
     a, b = e.get(i.ops[1], kind), e.get(i.ops[2], kind)
-    position = e.op(f"and i32 {e.get(i.ops[3], 'u32')}, 255")
-    length = e.op(f"and i32 {e.get(i.ops[4], 'u32')}, 255")
+    position, length = _field(e, bits, i.ops[3], i.ops[4])
     over = e.op(f"icmp uge i32 {position}, {bits}")
     at = e.coerce(e.op(f"and i32 {position}, {bits - 1}"), "i32", ty)
     mask = e.op(f"shl {ty} {_low_mask(e, length, bits)}, {at}")

@@ -147,8 +147,9 @@ def transcendental(e: Emitter, i: Instr) -> None:
 @lowers("testp")
 def testp(e: Emitter, i: Instr) -> None:
     kind = kind_of(e, i)
-    classes = {"finite": 0x1F8, "infinite": 0x204, "number": 0x3FC, "notanumber": 0x003, "normal": 0x108,
+    classes = {"finite": 0x1F8, "infinite": 0x204, "number": 0x3FC, "notanumber": 0x003, "normal": 0x168,
                "subnormal": 0x090}  # fmt: skip
+    # .normal holds for zeros of both signs, says the PTX manual
     check_mods(e, i, *classes)
     mask = next(classes[mod] for mod in i.mods if mod in classes)
     ty = types.llvm(kind)

@@ -14,6 +14,8 @@ from migproxy.softgpu.ptx.lower import floating, helpers
 from migproxy.softgpu.ptx.lower.common import check_mods, intrinsic, saturate
 
 _FORMATS = ("f16", "bf16")
+#: The one NaN that arithmetic in halves and conversion to them gives on a GPU.
+CANONICAL_NAN = 0x7FFF
 
 
 def widen(e: Emitter, value: str, form: str) -> str:
@@ -28,8 +30,11 @@ def narrow(e: Emitter, value: str, form: str, mode: str = "rn") -> str:
     """A float to the i16 bits of a half format."""
     if form == "f16":
         if mode == "rn":
-            return e.op(f"bitcast half {e.op(f'fptrunc float {value} to half')} to i16")
-        return e.call("i16", helpers.need(e, f"f16_{mode}"), f"float {value}")
+            bits = e.op(f"bitcast half {e.op(f'fptrunc float {value} to half')} to i16")
+        else:
+            bits = e.call("i16", helpers.need(e, f"f16_{mode}"), f"float {value}")
+        nan = e.op(f"fcmp uno float {value}, {value}")
+        return e.op(f"select i1 {nan}, i16 {CANONICAL_NAN}, i16 {bits}")
     return e.call("i16", helpers.need(e, f"bf16_{mode}"), f"float {value}")
 
 

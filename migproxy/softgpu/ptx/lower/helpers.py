@@ -255,13 +255,18 @@ def _fns(_: str) -> str:
 define internal i32 @mgp_fns(i32 %mask, i32 %base, i32 %offset) noinline {
 entry:
   %zero = icmp eq i32 %offset, 0
+  %lowest = icmp eq i32 %offset, -2147483648
+  br i1 %lowest, label %overflow, label %start
+overflow:  ; its count has no i32: an H100 answers 0
+  ret i32 0
+start:
   %neg = icmp slt i32 %offset, 0
   %step = select i1 %neg, i32 -1, i32 1
   %count0 = call i32 @llvm.abs.i32(i32 %offset, i1 false)
   br label %loop
 loop:
-  %p = phi i32 [ %base, %entry ], [ %p.next, %more ]
-  %left = phi i32 [ %count0, %entry ], [ %left.next, %more ]
+  %p = phi i32 [ %base, %start ], [ %p.next, %more ]
+  %left = phi i32 [ %count0, %start ], [ %left.next, %more ]
   %out = icmp ugt i32 %p, 31
   br i1 %out, label %none, label %inside
 inside:

@@ -168,7 +168,7 @@ def div(e: Emitter, i: Instr) -> None:
     if isinstance(divisor, Imm) and divisor.value not in (0, -1):
         e.put(i.ops[0], kind, e.op(f"{sign}{i.name} {ty} {a}, {b}"))
         return
-    # a GPU does not trap: x/0 is all ones and x%0 is x, as its division sequence leaves them
+    # a GPU does not trap: x/0 and x%0 are all ones, as its division sequence leaves them (recorded on an H100)
     zero = e.op(f"icmp eq {ty} {b}, 0")
     bad = zero
     if sign == "s":
@@ -179,7 +179,7 @@ def div(e: Emitter, i: Instr) -> None:
     if sign == "s":
         other = e.op(f"sub {ty} 0, {a}") if i.name == "div" else "0"
         value = e.op(f"select i1 {minus}, {ty} {other}, {ty} {value}")
-    value = e.op(f"select i1 {zero}, {ty} {'-1' if i.name == 'div' else a}, {ty} {value}")
+    value = e.op(f"select i1 {zero}, {ty} -1, {ty} {value}")
     e.put(i.ops[0], kind, value)
 
 

@@ -32,6 +32,8 @@ def video(e: Emitter, i: Instr) -> None:
     name, count = i.name[1:-1], int(i.name[-1])
     bits = 32 // count
     kinds = kinds_of(i)
+    if len(kinds) != (2 if name == "set" else 3):
+        raise e.fail(f"{i.name} with {len(kinds)} types")
     signs = [types.signed(kind) for kind in kinds[-2:]]
     to_signed = types.signed(kinds[0])
     compare = next((mod for mod in i.mods if mod in _COMPARE), "")
