@@ -16,9 +16,9 @@ from typing import NamedTuple
 from migproxy.errors import CudaError
 from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
-from migproxy.softgpu.arrays import ArrayApi
 from migproxy.softgpu.capture import NodeKind
 from migproxy.softgpu.state import entry, need
+from migproxy.softgpu.textures import TextureApi
 
 _STAGED = 65536
 #: Copies and fills up to this size are done before a worker would be awake.
@@ -39,7 +39,7 @@ class BoxCopy(NamedTuple):
     extent: tuple[int, int, int]
 
 
-class CopyApi(ArrayApi):
+class CopyApi(TextureApi):
     """``cuMemcpy*`` and ``cuMemset*``."""
 
     # ---- one dimension ------------------------------------------------------------------------------------------
@@ -201,9 +201,10 @@ class CopyApi(ArrayApi):
         sx, sy, stype, shost, sdev, sarray, spitch, dx, dy, dtype, dhost, ddev, darray, dpitch, width, height = (
             raw.unpack(_COPY_2D, address)
         )
-        source = self._side(stype, shost, sdev, sarray, spitch, 0, (sx, sy, 0), width)
-        destination = self._side(dtype, dhost, ddev, darray, dpitch, 0, (dx, dy, 0), width)
-        return destination, source, (width, height, 1), _HOST in (stype, dtype)
+        extent = (width, height, 1)
+        source = self._side(stype, shost, sdev, sarray, spitch, 0, (sx, sy, 0), extent)
+        destination = self._side(dtype, dhost, ddev, darray, dpitch, 0, (dx, dy, 0), extent)
+        return destination, source, extent, _HOST in (stype, dtype)
 
     def parse_copy_3d(self, address: int) -> tuple[raw.Box, raw.Box, tuple[int, int, int], bool]:
         """Read a ``CUDA_MEMCPY3D`` or ``CUDA_MEMCPY3D_PEER``, which differ only in fields that are not used here."""
@@ -212,18 +213,32 @@ class CopyApi(ArrayApi):
         width, height, depth = fields[22:25]
         boxes = []
         for at in (0, 11):
-            x, y, z, _, kind, host, device, array, _, pitch, rows = fields[at : at + 11]
+            x, y, z, level, kind, host, device, array, _, pitch, rows = fields[at : at + 11]
+            need(level == 0, "levels of a mipmapped array are copied as arrays")
             need(rows >= height or depth == 1 or kind == _ARRAY, "a plane's height is below the copy's")
-            boxes.append(self._side(kind, host, device, array, pitch, rows, (x, y, z), width))
+            boxes.append(self._side(kind, host, device, array, pitch, rows, (x, y, z), (width, height, depth)))
         return boxes[1], boxes[0], (width, height, depth), _HOST in (fields[4], fields[15])
 
     def _side(
-        self, kind: int, host: int, device: int, array: int, pitch: int, rows: int, at: tuple[int, int, int], width: int
+        self,
+        kind: int,
+        host: int,
+        device: int,
+        array: int,
+        pitch: int,
+        rows: int,
+        at: tuple[int, int, int],
+        extent: tuple[int, int, int],
     ) -> raw.Box:
         x, y, z = at
+        width = extent[0]
         if kind == _ARRAY:
             memory = self.array(array)
             base, pitch, plane = memory.address, memory.pitch, memory.plane
+            shape = (memory.width * memory.element, max(memory.height, 1), max(memory.depth, 1))
+            inside = all(first + size <= most for first, size, most in zip(at, extent, shape, strict=True))
+            need(inside, f"{extent} at {at} of an array of {shape} (bytes, rows, planes)")
+            need(x % memory.element == 0 and width % memory.element == 0, "not whole elements of the array")
         elif kind in (_HOST, _DEVICE, _UNIFIED):
             base = host if kind == _HOST else device
             pitch = pitch or width + x
