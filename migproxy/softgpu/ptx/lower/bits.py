@@ -167,8 +167,8 @@ def _low_mask(e: Emitter, length: str, bits: int) -> str:
 def _field(e: Emitter, bits: int, position: Operand, length: Operand) -> tuple[str, str]:
     """Position and length of a bit field, as i32.
 
-    The manual restricts both to 0..255. Beyond, an H100 looks at the low byte in its 32-bit instruction, and at all bits in
-    the sequence that stands for the 64-bit one.
+    The manual restricts both to 0..255. Beyond, an H100 looks at the low byte in its 32-bit instruction, and at
+    all bits in the sequence that stands for the 64-bit one.
     """
     values = (e.get(position, "u32"), e.get(length, "u32"))
     if bits == 64:

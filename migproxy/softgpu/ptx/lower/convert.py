@@ -103,7 +103,7 @@ def _float_to_int(e: Emitter, i: Instr, dest: str, source: str) -> None:
     name = f"llvm.fpto{sign}i.sat.{to_ty}.{'f32' if ty == 'float' else 'f64'}"
     result = e.call(to_ty, name, f"{ty} {value}")
     if kind == "f64" or types.width(dest) == 64:
-        # NaN gives 0 where 32-bit hardware converts, and the top bit alone where its 64-bit half does (recorded on an H100)
+        # NaN gives 0 where 32-bit hardware converts, the top bit alone where its 64-bit half does (recorded on an H100)
         nan = e.op(f"fcmp uno {ty} {value}, {value}")
         result = e.op(f"select i1 {nan}, {to_ty} {-(1 << types.width(dest) - 1)}, {to_ty} {result}")
     e.put(i.ops[0], dest, result)
