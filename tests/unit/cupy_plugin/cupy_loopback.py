@@ -24,6 +24,7 @@ class Context:
         self.kind = kind
         self.forbidden = False
         self.synchronised = 0
+        self.charged = 0
 
     def check_range(self, address: int, size: int) -> None:
         if self.forbidden:
@@ -31,6 +32,9 @@ class Context:
 
     def synchronize(self) -> None:
         self.synchronised += 1
+
+    def charge(self, size: int) -> None:
+        self.charged += size
 
 
 def _travel(value: Any) -> Any:
