@@ -37,6 +37,7 @@ STICKY_STATUS_OFFSET = 0x284  # u32, executor: CUresult that every later call re
 STATE_OFFSET = 0x288  # u32, executor: one of STATE_*
 OTHER_BYTES_OFFSET = 0x2C0  # u64, executor: device memory charged besides the function's granules: context, libraries
 PEAK_BYTES_OFFSET = 0x2C8  # u64, executor: highest sum of granules and other bytes so far
+WAITED_OFFSET = 0x300  # u64, function: nanoseconds it waited for replies and room, for its report; nothing else uses it
 
 STATE_STARTING = 0
 STATE_READY = 1

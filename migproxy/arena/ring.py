@@ -67,6 +67,7 @@ class _Words:
         self.state = ctypes.c_uint32.from_address(base + layout.STATE_OFFSET)
         self.other_bytes = ctypes.c_uint64.from_address(base + layout.OTHER_BYTES_OFFSET)
         self.peak_bytes = ctypes.c_uint64.from_address(base + layout.PEAK_BYTES_OFFSET)
+        self.waited = ctypes.c_uint64.from_address(base + layout.WAITED_OFFSET)
 
 
 def write_header(base: int, size: int) -> None:
@@ -110,7 +111,7 @@ class Producer:
         self._events: dict[int, int] = {}
         self._event_numbers = itertools.count(1)
         self._orphans: list[tuple[int, Callable[[], None]]] = []
-        self.waited_ns = 0
+        self._waited_ns = 0
 
     # -- words -----------------------------------------------------------------------------------------------------
     def state(self) -> int:
@@ -337,7 +338,7 @@ class Producer:
         start = time.perf_counter()
         while time.perf_counter() - start < self._spin:
             if ready():
-                self.waited_ns += int((time.perf_counter() - start) * 1e9)
+                self._note_waited(time.perf_counter() - start)
                 return
         deadline = None if timeout is None else start + timeout
         with self._sleep_lock:
@@ -362,7 +363,20 @@ class Producer:
                 self._words.sleepers.value -= 1
             waited = time.perf_counter() - start
             self._adapt(waited)
-            self.waited_ns += int(waited * 1e9)
+            self._note_waited(waited)
+
+    def waited_ns(self) -> int:
+        """Return how long this side has waited, in nanoseconds."""
+        return self._waited_ns
+
+    def _note_waited(self, seconds: float) -> None:
+        """Count a wait. Threads may lose one another's: it is a statistic."""
+        self._waited_ns += int(seconds * 1e9)
+        self.publish_waited()
+
+    def publish_waited(self) -> None:
+        """Let the executor's report tell how long this side waited."""
+        self._words.waited.value = self.waited_ns()
 
     def _adapt(self, waited: float) -> None:
         """After a sleep: look the full time again if that would nearly have been enough, else less and less."""
@@ -533,3 +547,7 @@ class Consumer:
         """End the consumer's sleep, from any thread."""
         self._words.executor_bell.value = 0
         futex_unsafe.wake(self.base + layout.EXECUTOR_BELL_OFFSET)
+    def waited_ns(self) -> int:
+        """Return how long the function says that it waited; its own word, good for its own report only."""
+        return self._words.waited.value
+

@@ -42,6 +42,8 @@ def report_rows(report: FunctionReport) -> list[tuple[str, str]]:
         ),
         ("peak device memory", format_size(peak) + share),
     ]
+    if "reply_wait_ns" in count:
+        rows.append(("time waited for replies", _seconds(count["reply_wait_ns"])))
     # A slice without a compute lease measures neither.
     if "gpu_time_ns" in count:
         rows.append(("time waited for the compute lease", _seconds(count.get("waited_ns", 0))))
@@ -49,6 +51,7 @@ def report_rows(report: FunctionReport) -> list[tuple[str, str]]:
     shown = {
         *_LAUNCHES, "copy_htod", "copy_dtoh", "bytes_htod", "bytes_dtoh",
         "peak_device_bytes", "quota_bytes", "device_bytes", "waited_ns", "gpu_time_ns",
+        "reply_wait_ns",
     }  # fmt: skip
     rows += [(name.replace("_", " "), f"{value:,}") for name, value in sorted(count.items()) if name not in shown]
     return rows

@@ -67,6 +67,7 @@ class SessionState:
         self.closing = False
         self.sticky = 0
         self.capturing: dict[int, int] = {}
+        self.opened_ns = time.monotonic_ns()
         self._ending: dict[int, list[Action]] = {}
         self.functions: dict[int, LaunchTarget] = {}
         self.globals_of: dict[int, list[int]] = {}
@@ -230,6 +231,13 @@ class SessionState:
 class ChargedSection:
     """Charges what the driver allocates inside the ``with`` block.
 
+        # The function's own word: no more than the session has lived.
+        counters["reply_wait_ns"] = min(self.consumer.waited_ns(), time.monotonic_ns() - self.opened_ns)
+        for (library, function), count in self.library_calls.most_common(MOST_REPORTED):
+            counters[f"calls_{library}.{function}"] = count
+        living = Counter(self.handles.counts()) + self.plugins.counts()
+        for kind, count in living.most_common(MOST_REPORTED):
+            counters[f"handles_{kind}"] = count
     By NVML's count for this process where there is one: then the charge is the measured sum and cannot drift. Otherwise
     by the difference in the device's free memory, which on a GPU shared with other executors can contain what a
     neighbour took or gave back in the meantime, and so counts in both directions.

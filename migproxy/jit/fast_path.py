@@ -147,6 +147,10 @@ class FastProducer(ring.Producer):
         """How many commands machine code has put into the ring."""
         return self._get(submit.SUBMITTED)
 
+    def waited_ns(self) -> int:
+        """Return how long this side has waited, in Python and in machine code, in nanoseconds."""
+        return self._waited_ns + int(self._get(submit.WAITED) / ticks_per_microsecond() * 1000)
+
     # -- the ring ------------------------------------------------------------------------------------------------------
     def _try_submit(self, slot: bytes, waits: bool) -> int:
         return int(self._submit(self.block, slot, len(slot), waits)) - 1

@@ -17,6 +17,7 @@ from migproxy.arena.heap import heap_allocate, heap_free, heap_lock, heap_owns, 
 from migproxy.arena.machine_unsafe import (
     U64,
     External,
+    add64,
     copy,
     fence,
     load8,
@@ -54,6 +55,7 @@ MAX_GRID = 0x98  # 3 words
 MAX_THREADS = 0xB0
 # counters
 SUBMITTED = 0x100
+WAITED = 0x150  # time-stamp ticks that machine code looked for replies
 STREAMS = 0x110  # address of TABLE_SIZE bytes by handle index: 1 = the executor knows the stream
 FREE_EVENTS = 0x138  # address of a queue of TABLE_SIZE u32: event numbers to give out next, longest unused first
 FREE_EVENTS_HEAD = 0x140
@@ -435,11 +437,13 @@ def ring_replied(producer: U64, number: U64) -> U64:
     line = base + layout.REPLY_OFFSET + number % layout.SLOT_COUNT * layout.REPLY_SIZE
     longest = load64(producer + SPIN)
     start = time_stamp()
-    while load64_acquire(line) != number + 1:
+    found = 1
+    while found != 0 and load64_acquire(line) != number + 1:
         if time_stamp() - start > longest:
-            return 0
+            found = 0
         pause()
-    return 1
+    add64(producer + WAITED, time_stamp() - start)
+    return found
 
 
 def await_without_gil(producer: U64, number: U64, gil: U64) -> U64:

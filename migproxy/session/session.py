@@ -143,6 +143,7 @@ class Session:
         if self.closed or os.getpid() != self.pid:
             return
         self.closed = True
+        self.ring.publish_waited()
         fast_path.detach()
         with contextlib.suppress(SessionError, CudaError, OSError):
             self.call(Op.CLOSE, b"", timeout=10.0)

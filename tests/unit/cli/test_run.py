@@ -215,3 +215,17 @@ def test_doctor_tells_where_functions_run(tmp_path: Path) -> None:
     done = run("doctor", cwd=tmp_path)
     for topic in ("Python", "cupy-cuda12x", "NVIDIA driver", "broker", "migproxy run"):
         assert topic in done.stdout
+
+
+def test_the_report_tells_how_long_the_function_waited_for_replies(tmp_path: Path) -> None:
+    (tmp_path / "wait.py").write_text(
+        "import time\nfrom migproxy.session import api\n"
+        "api.init()\napi.ensure_context()\nstart = time.perf_counter()\n"
+        "for _ in range(50):\n    api.context_synchronize()\n"
+        "print(time.perf_counter() - start)\n"
+    )
+    done = run("run", "--report", "wait.py", cwd=tmp_path)
+    waited = next(line for line in done.stderr.splitlines() if "time waited for replies" in line)
+    number, unit = waited.strip(" │").split()[-2:]
+    seconds = float(number) * {"µs": 1e-6, "ms": 1e-3, "s": 1.0}[unit]
+    assert 0 < seconds <= float(done.stdout) + 0.5, (done.stdout, done.stderr)
