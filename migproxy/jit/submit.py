@@ -435,6 +435,8 @@ def ring_replied(producer: U64, number: U64) -> U64:
     """Look for the reply to command `number` for SPIN ticks; whether it is there."""
     base = load64(producer + BASE)
     line = base + layout.REPLY_OFFSET + number % layout.SLOT_COUNT * layout.REPLY_SIZE
+    if load64_acquire(line) == number + 1:
+        return 1
     longest = load64(producer + SPIN)
     start = time_stamp()
     found = 1
