@@ -58,6 +58,7 @@ class Op(IntEnum):
     GRAPH_INSTANTIATE = 47
     GRAPH_DESTROY = 48
     HOST_CALLBACK_NEXT = 49
+    LIBRARY_QUERY = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,4 +126,5 @@ OPERATIONS: dict[Op, OpFacts] = {
     Op.GRAPH_INSTANTIATE: _facts(waits=True),
     Op.GRAPH_DESTROY: _facts(),
     Op.HOST_CALLBACK_NEXT: _facts(waits=True),
+    Op.LIBRARY_QUERY: _facts(),
 }

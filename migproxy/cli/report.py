@@ -53,8 +53,17 @@ def report_rows(report: FunctionReport) -> list[tuple[str, str]]:
         "peak_device_bytes", "quota_bytes", "device_bytes", "waited_ns", "gpu_time_ns",
         "reply_wait_ns",
     }  # fmt: skip
-    rows += [(name.replace("_", " "), f"{value:,}") for name, value in sorted(count.items()) if name not in shown]
+    rows += [(_words(name), f"{value:,}") for name, value in sorted(count.items()) if name not in shown]
     return rows
+
+
+def _words(name: str) -> str:
+    """Return a counter's name as the report shows it."""
+    if name.startswith("calls_"):
+        return "calls of " + ".".join(name.removeprefix("calls_").split(".")[-2:])
+    if name.startswith("handles_"):
+        return "handles left, " + name.removeprefix("handles_").replace("_", " ")
+    return name.replace("_", " ")
 
 
 def _seconds(nanoseconds: int) -> str:

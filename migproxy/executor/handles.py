@@ -101,7 +101,9 @@ class Handles:
 
     def counts(self) -> dict[str, int]:
         """Return how many live handles there are by kind's name."""
-        found = {layout.KIND_NAMES.get(kind, str(kind)): len(table) for kind, table in self._tables.items() if table}
+        found = {
+            layout.KIND_NAMES.get(kind, str(kind)): len(table) for kind, table in list(self._tables.items()) if table
+        }
         events = self._mirror.live_events() if self._mirror is not None else 0
         if events:
             found["event"] = found.get("event", 0) + events

@@ -1,20 +1,23 @@
 """The executor's side of plugins: loads the halves on the broker's allow-list when a function first needs them.
 
-An executor half is a module with ``LIBRARIES`` (the names of the libraries it serves) and
+An executor half is a module, or its attribute ``HALF``, with ``LIBRARIES`` (the names of the libraries it serves) and
 ``serve(context, library, function, arguments)``, and optionally ``prepare`` with the same arguments, which returns a
-callable that repeats the call. It runs in this session's executor only, under the same quota,
+callable that repeats the call; ``needs_lease(library, function)``; and ``counts()``, the living objects by kind.
+`migproxy.executor.table_server` makes one from tables. It runs in this session's executor only, under the same quota,
 lease and sandbox.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from migproxy.abi.tables import ENTRY_POINT_GROUP, INTERFACE_VERSION
 from migproxy.errors import CudaError, PluginError
 from migproxy.executor.dispatch import LibraryError, Refused
 
@@ -22,7 +25,8 @@ if TYPE_CHECKING:
     from migproxy.executor.state import SessionState
 
 log = logging.getLogger("migproxy.executor")
-ENTRY_POINT_GROUP = "migproxy.plugins"
+#: The library under which the cuda plugin serves marshalled driver functions.
+DRIVER_LIBRARY = "cuda.driver"
 Server = Callable[[str, str, list[Any], int], Any]
 
 
@@ -52,6 +56,12 @@ class LibraryContext:
         """Wait until the work submitted to the call's stream is done."""
         self.driver.call("cuStreamSynchronize", self.stream)
 
+    def capturing(self) -> bool:
+        """Tell whether the call's stream is being captured."""
+        if not self.stream:
+            return False
+        return self.driver.out("cuStreamIsCapturing", before=(self.stream,), kind=ctypes.c_int) == 1
+
     def charge(self, size: int) -> None:
         """Charge device memory that the library took (negative: gave back) outside the session's own allocations."""
         self.state.memory.charge_other(size)
@@ -76,60 +86,94 @@ class PluginHost:
     def __init__(self, state: SessionState, allowed: Sequence[str]) -> None:
         self._state = state
         self._allowed = tuple(allowed)
-        self._modules: dict[str, ModuleType] = {}
-        self._servers: dict[str, ModuleType] | None = None
+        self._halves: dict[str, Any] = {}
+        self._broken: dict[str, str] = {}
+        self._owners: dict[str, str] | None = None
 
-    def _executor_half(self, name: str) -> ModuleType | None:
-        if name in self._modules:
-            return self._modules[name]
-        if name not in self._allowed:
-            raise Refused(f"plugin {name!r} is not on this broker's allow-list")
-        entries = [entry for entry in entry_points(group=ENTRY_POINT_GROUP) if entry.name == name]
-        if not entries:
-            raise Refused(f"plugin {name!r} is not installed with the executor")
-        plugin = entries[0].load().PLUGIN
-        if not plugin.executor:
-            return None
-        module = self._modules[name] = importlib.import_module(plugin.executor)
-        return module
+    def _declared(self) -> dict[str, str]:
+        """Return which allowed plugin serves which library, by their declarations; a broken one is named in the log."""
+        if self._owners is not None:
+            return self._owners
+        self._owners = {}
+        found = {entry.name: entry for entry in reversed(list(entry_points(group=ENTRY_POINT_GROUP)))}
+        for name in self._allowed:
+            entry = found.get(name)
+            if entry is None:
+                log.info("plugin %r is on the allow-list but not installed with the executor", name)
+                continue
+            try:
+                plugin = entry.load().PLUGIN
+                if plugin.interface != INTERFACE_VERSION:
+                    raise PluginError(
+                        f"made for plugin interface {plugin.interface}; this migproxy has {INTERFACE_VERSION}"
+                    )
+                for library in plugin.libraries:
+                    self._owners.setdefault(library, name)
+                self._halves[name] = plugin.executor
+            except Exception as error:
+                self._broken[name] = f"{type(error).__name__}: {error}"
+                log.exception("plugin %r cannot be loaded", name)
+        return self._owners
+
+    def _half(self, library: str) -> Any:
+        """Return the executor half that serves a library.
+
+        Raises
+        ------
+        Refused
+            No allowed plugin does, or it is broken; the message names it.
+        """
+        name = self._declared().get(library)
+        if name is None:
+            broken = "".join(f"; plugin {each!r} is broken: {why}" for each, why in self._broken.items())
+            raise Refused(f"library {library!r} has no plugin on this broker's allow-list{broken}")
+        half = self._halves.get(name)
+        if name in self._broken:
+            raise Refused(f"plugin {name!r} is broken: {self._broken[name]}")
+        if isinstance(half, str):
+            try:
+                module = importlib.import_module(half)
+                half = getattr(module, "HALF", module)
+                missing = library not in getattr(half, "LIBRARIES", ())
+            except Exception as error:
+                self._broken[name] = f"{type(error).__name__}: {error}"
+                log.exception("plugin %r: its executor half cannot be loaded", name)
+                raise Refused(f"plugin {name!r} is broken: {self._broken[name]}") from error
+            if missing:
+                self._broken[name] = f"its executor half does not serve {library!r}"
+                raise Refused(f"plugin {name!r} is broken: {self._broken[name]}")
+            self._halves[name] = half
+        return half
 
     def driver(self, name: str, arguments: list[Any]) -> tuple[int, Sequence[Any]]:
         """Carry out a driver function of the cuda plugin's table."""
-        half = self._executor_half("cuda")
-        if half is None:
-            raise PluginError("the cuda plugin has no executor half")
-        status, outs = half.serve(self._state.driver, self._state, name, arguments)
+        status, outs = self.serve(DRIVER_LIBRARY, name, arguments, 0)
         return status, outs
 
-    def library(self, library: str) -> Server | None:
-        """Return what serves a library's functions, None if no allowed plugin does."""
-        if self._servers is None:
-            self._servers = {}
-            for name in self._allowed:
-                try:
-                    half = self._executor_half(name)
-                except Exception:
-                    log.exception("plugin %r cannot be loaded", name)
-                    continue
-                for served in getattr(half, "LIBRARIES", ()):
-                    self._servers[served] = half  # type: ignore[assignment]
-        half = self._servers.get(library)
-        if half is None:
-            return None
-        serve = half.serve
-
-        def server(library: str, function: str, arguments: list[Any], stream: int) -> Any:
-            context = LibraryContext(self._state, self._state.stream(stream))
-            return serve(context, library, function, arguments)
-
-        return server
+    def serve(self, library: str, function: str, arguments: list[Any], stream: int) -> Any:
+        """Carry out a library's function."""
+        context = LibraryContext(self._state, self._state.stream(stream))
+        return self._half(library).serve(context, library, function, arguments)
 
     def prepare(self, library: str, function: str, arguments: list[Any], stream: int) -> Callable[[], Any] | None:
-        """Return what repeats a call that was just served, if its plugin can say; see `serve` and ``prepare`` there."""
-        half = (self._servers or {}).get(library)
-        prepare = getattr(half, "prepare", None)
+        """Return what repeats a call that was just served, if its plugin can say."""
+        prepare = getattr(self._half(library), "prepare", None)
         if prepare is None:
             return None
         context = LibraryContext(self._state, self._state.stream(stream))
         ready: Callable[[], Any] | None = prepare(context, library, function, arguments)
         return ready
+
+    def needs_lease(self, library: str, function: str) -> bool:
+        """Tell whether a library's function uses the multiprocessors; True unless its plugin says otherwise."""
+        needs_lease = getattr(self._half(library), "needs_lease", None)
+        return True if needs_lease is None else bool(needs_lease(library, function))
+
+    def counts(self) -> Counter[str]:
+        """Return how many objects of plugins' libraries are alive, by kind."""
+        found: Counter[str] = Counter()
+        for half in list(self._halves.values()):
+            counts = getattr(half, "counts", None)
+            if counts is not None:
+                found.update(counts())
+        return found

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 #: Statuses after which a context is dead: every later call returns them, as on a real device.
 STICKY = frozenset({214, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719})
 MAX_KEPT_REPLIES = 16
+#: Library functions, and kinds of handles, that a report names.
+MOST_REPORTED = 64
 
 
 class SessionState:
@@ -75,7 +77,9 @@ class SessionState:
         self._kept: dict[int, bytes] = {}
         self.owner_of_function: dict[int, int] = {}
         #: What repeats a library call, by stream and payload; see ``handlers/calls.py``.
-        self.plans: dict[tuple[int, bytes], Callable[[], Any]] = {}
+        self.plans: dict[tuple[int, bytes], tuple[tuple[str, str], Callable[[], Any]]] = {}
+        #: How often each function of a library was called.
+        self.library_calls: Counter[tuple[str, str]] = Counter()
         self.seen_calls: set[tuple[int, bytes]] = set()
         self.process_memory: ProcessMemory
         #: NVML tells this process's memory.
@@ -225,6 +229,11 @@ class SessionState:
         counters["peak_device_bytes"] = self.memory.peak_bytes
         counters["device_bytes"] = self.memory.mapped_bytes + self.memory.other_bytes
         counters["quota_bytes"] = self.memory.quota
+        for (library, function), count in self.library_calls.most_common(MOST_REPORTED):
+            counters[f"calls_{library}.{function}"] = count
+        living = Counter(self.handles.counts()) + self.plugins.counts()
+        for kind, count in living.most_common(MOST_REPORTED):
+            counters[f"handles_{kind}"] = count
         return counters
 
 

@@ -62,4 +62,5 @@ PLUGIN = Plugin(
         "pynvml": _pynvml,
     },
     executor="migproxy_plugins.cuda.executor",
+    libraries=("cuda.driver",),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import ModuleType
 
-from migproxy.interpose.plugin import Plugin
+from migproxy.interpose.plugin import INTERFACE_VERSION, Plugin
 
 
 def _runtime(module: ModuleType) -> None:
@@ -110,7 +110,7 @@ def _replacements() -> dict[str, Callable[[str], ModuleType]]:
 
 PLUGIN = Plugin(
     name="cupy",
-    interface=1,
+    interface=INTERFACE_VERSION,
     after_import={
         "cupy_backends.cuda.api.runtime": _runtime,
         "cupy_backends.cuda.api.driver": _driver,
@@ -121,4 +121,17 @@ PLUGIN = Plugin(
     },
     replace=_replacements(),
     executor="migproxy_plugins.cupy.executor",
+    libraries=(
+        "cupy_backends.cuda.libs.cublas",
+        "cupy_backends.cuda.libs.cusolver",
+        "cupy_backends.cuda.libs.cusparse",
+        "cupy_backends.cuda.libs.curand",
+        "cupy_backends.cuda.libs.cutensor",
+        "cupy.cuda.cufft",
+        "cupy.cuda.cub",
+        "cupy.cuda.thrust",
+        "cupy.random._generator_api",
+        "cupyx._cusolver",
+        "cupyx.cusolver",
+    ),
 )

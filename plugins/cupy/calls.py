@@ -55,6 +55,7 @@ def call(
     errors: dict[str, Callable[[int], Exception]],
     *,
     wait: bool,
+    lease: bool = True,
 ) -> Any:
     """Call a library function on the current stream.
 
@@ -64,7 +65,7 @@ def call(
         The library's own error, or CUDA's for what is not the library's fault.
     """
     try:
-        return api.library_call(library, function, arguments, stream=raw.current_stream(), wait=wait)
+        return api.library_call(library, function, arguments, stream=raw.current_stream(), wait=wait, lease=lease)
     except LibraryCallError as error:
         raise failure(error, errors) from None
     except (CudaError, SessionError) as error:

@@ -9,6 +9,7 @@ function chose; the real ones never leave.
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -256,7 +257,7 @@ class Server(Serving):
         implementation: Callable[..., Any] = getattr(self.module(function.module), function.name)
         result = implementation(*values)
         if function.creates:
-            self.objects[number] = (function.module, result)
+            self.objects[number] = (roles.made_kind(tables.SHORT_NAMES[function.module], function.name), result)
             return None
         if function.destroys and arguments:
             self.objects.pop(arguments[-1], None)
@@ -280,11 +281,25 @@ class Server(Serving):
                 values.append(self._special(value, outs, keep))
             elif role.kind is Kind.OBJECT:
                 values.append(self.object(value) if value else 0)
+            elif role.kind is Kind.POINTER:
+                values.append(self._pointer(function, value))
             elif isinstance(value, int | float):
                 values.append(value)
             else:
                 raise ProtocolError(f"{function.name}: {type(value).__name__} is no argument")
         return values, outs, keep
+
+    def _pointer(self, function: _Function, value: Any) -> int:
+        """Return a device address whose first byte is the session's; what else is touched is the library's to know.
+
+        NULL goes on: many functions allow it, and the others answer it with their own error.
+        """
+        address = self.integer(value)
+        if address:
+            if not 0 < address < 1 << 63:
+                raise CudaError(1, f"{function.name}: {address:#x} is no address")
+            self.context.check_range(address, 1)
+        return address
 
     def _special(self, value: dict[str, Any], outs: list[Any], keep: list[Any]) -> Any:
         if "__complex__" in value:
@@ -334,6 +349,19 @@ def facts(error: Exception) -> dict[str, Any]:
 
 #: What the executor asks this module for.
 LIBRARIES = tuple(tables.SHORT_NAMES)
+
+
+def counts() -> Counter[str]:
+    """Return how many objects of the session's libraries are alive, by kind."""
+    return Counter(kind for kind, _ in list(_server.objects.values())) if _server is not None else Counter()
+
+
+def needs_lease(library: str, function: str) -> bool:
+    """Tell whether a function uses the multiprocessors."""
+    if (library, function) in EXTRA:
+        return (library, function) not in HOST_ONLY
+    return library not in tables.SHORT_NAMES or not roles.without_lease(tables.SHORT_NAMES[library], function)
+
 
 # An executor process holds one session, so one server.
 _server: Server | None = None

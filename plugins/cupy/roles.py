@@ -23,6 +23,7 @@ class Kind(Enum):
     """How an argument travels."""
 
     VALUE = "value"
+    POINTER = "pointer"  # device memory, or an address that the library only keeps
     OBJECT = "object"  # a number that the function chose when it created the object
     IN = "in"  # host memory that the call reads
     OUT = "out"  # host memory that the call writes
@@ -49,6 +50,7 @@ class Role:
 
 
 VALUE = Role(Kind.VALUE)
+POINTER = Role(Kind.POINTER)
 OBJECT = Role(Kind.OBJECT)
 COMPLEX = Role(Kind.COMPLEX)
 
@@ -129,6 +131,12 @@ _RULES: dict[str, tuple[tuple[str, str, Role], ...]] = {
 }
 
 
+#: Arguments that are as wide as an address and are none.
+_NUMBERS = frozenset(
+    {"lwork", "num", "n", "workspaceInBytesOnDevice", "workspaceInBytesOnHost", "bufferSize", "dataTypeA", "stream"}
+)
+
+
 @cache
 def _compiled(library: str) -> tuple[tuple[re.Pattern[str], re.Pattern[str], Role], ...]:
     return tuple((re.compile(f), re.compile(a), role) for f, a, role in _RULES.get(library, ()))
@@ -139,6 +147,8 @@ def roles(library: str, signature: Signature) -> tuple[Role, ...]:
     found = []
     for argument in signature.arguments:
         role = COMPLEX if "complex" in argument.ctype else VALUE
+        if argument.ctype in ("size_t", "intptr_t") and argument.name not in _NUMBERS:
+            role = POINTER
         for functions, arguments, candidate in _compiled(library):
             if arguments.fullmatch(argument.name) and functions.fullmatch(signature.name):
                 role = candidate
@@ -152,6 +162,15 @@ def creates(signature: Signature) -> bool:
     return signature.result in ("intptr_t", "size_t") and bool(
         re.match(r"(sp)?[cC]reate|sp[A-Z]+_createDescr", signature.name)
     )
+
+
+def made_kind(library: str, name: str) -> str:
+    """Return the kind of object that a function of a library (by its short name) makes."""
+    if name.endswith("_createDescr"):
+        return f"{library} {name.removesuffix('_createDescr')} descriptor"
+    kind = re.sub(r"^(sp)?[cC]reate", "", name)
+    kind = {"": "handle", "Coo": "SpMat", "Csc": "SpMat", "Csr": "SpMat"}.get(kind, kind)
+    return f"{library} {'sparse ' if name.startswith('sp') else ''}{kind}"
 
 
 def destroys(signature: Signature) -> bool:
@@ -202,6 +221,11 @@ def answer_key(library: str, signature: Signature, arguments: tuple[object, ...]
             key.append(bool(value) if part.ctype in ("size_t", "intptr_t") else value)
         return tuple(key)
     return None
+
+
+def without_lease(library: str, name: str) -> bool:
+    """Whether a function certainly does not use the multiprocessors: queries that are kept, and ends of objects."""
+    return may_keep(library, name) or re.fullmatch(r"(sp)?[dD]estroy.*|sp[A-Z]+_destroyDescr", name) is not None
 
 
 def may_keep(library: str, name: str) -> bool:

@@ -24,7 +24,7 @@ class _Pointer:
 def _keep(server: Serving, number: Any, plan: Any) -> None:
     if server.integer(number) in server.objects:
         raise ProtocolError(f"object {number:#x} exists")
-    server.objects[number] = (CUFFT, plan)
+    server.objects[number] = ("cufft plan", plan)
 
 
 @serves(CUFFT, "Plan1d", host_only=True)

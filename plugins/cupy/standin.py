@@ -91,7 +91,8 @@ class Library:
 
     def call(self, function: str, arguments: Any, *, wait: bool) -> Any:
         """Call the executor's function of this library."""
-        return calls.call(self.name, function, arguments, self.errors, wait=wait)
+        lease = not roles.without_lease(self.short, function)
+        return calls.call(self.name, function, arguments, self.errors, wait=wait, lease=lease)
 
     def refused(self, function: str) -> Callable[..., NoReturn]:
         """Return a function that refuses every call with the library's not-supported error."""
@@ -140,7 +141,7 @@ class Library:
         waits = signature.result not in ("", "void")
         if roles.may_keep(self.short, name):
             return self._kept(signature)
-        if all(role.kind in (Kind.VALUE, Kind.OBJECT) for role in found):
+        if all(role.kind in (Kind.VALUE, Kind.OBJECT, Kind.POINTER) for role in found):
             return lambda *arguments: call(name, arguments, wait=waits)
         names = [argument.name for argument in signature.arguments]
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from migproxy.abi.ops import Op
-from migproxy.executor.dispatch import Refused, Result, handles
+from migproxy.errors import ProtocolError
+from migproxy.executor.dispatch import Result, handles
 
 if TYPE_CHECKING:
     from migproxy.arena.ring import Command
@@ -35,21 +36,35 @@ def driver_call(state: SessionState, command: Command) -> Result:
 def library_call(state: SessionState, command: Command) -> Result:
     plan = state.plans.get((command.stream, command.payload))
     if plan is not None:
-        return _encode(plan())
+        called, repeat = plan
+        state.library_calls[called] += 1
+        return _encode(repeat())
     library, function, arguments = _decode_library(command.payload)
-    server = state.plugins.library(library)
-    if server is None:
-        raise Refused(f"library {library!r} has no plugin on this broker's allow-list")
+    return _serve(state, command, library, function, arguments)
+
+
+@handles(Op.LIBRARY_QUERY)
+def library_query(state: SessionState, command: Command) -> Result:
+    """A call that does not use the multiprocessors, so it was let through without the lease: the plugin must agree."""
+    library, function, arguments = _decode_library(command.payload)
+    if state.plugins.needs_lease(library, function):
+        raise ProtocolError(f"{library}.{function} needs the compute lease")
+    return _serve(state, command, library, function, arguments)
+
+
+def _serve(state: SessionState, command: Command, library: str, function: str, arguments: list[Any]) -> Result:
     if (library, function) in state.called_libraries and not _ALLOCATES.search(function):
-        result = server(library, function, arguments, command.stream)
+        result = state.plugins.serve(library, function, arguments, command.stream)
         _keep_plan(state, command, library, function, arguments)
     else:
         # Asking the driver for its free memory costs more than most calls. Libraries allocate when a handle or plan is
         # made and when a function runs for the first time (its code, its workspace), so only these are measured.
         state.plans.clear()
         with state.charged():
-            result = server(library, function, arguments, command.stream)
+            result = state.plugins.serve(library, function, arguments, command.stream)
         state.called_libraries.add((library, function))
+    # Names that no table has raised above, so a function cannot make this grow.
+    state.library_calls[library, function] += 1
     return _encode(result)
 
 
@@ -71,4 +86,4 @@ def _keep_plan(state: SessionState, command: Command, library: str, function: st
     if plan is not None:
         if len(state.plans) >= _MOST_PLANS:
             state.plans.clear()
-        state.plans[key] = plan
+        state.plans[key] = (library, function), plan

@@ -10,7 +10,7 @@ To add a function: put it into the module of its family here, list it below, and
 from __future__ import annotations
 
 from migproxy.session.api.callbacks import stream_add_host_function
-from migproxy.session.api.calls import driver_call, library_call
+from migproxy.session.api.calls import driver_call, library_call, statistics
 from migproxy.session.api.context import (
     context_create,
     context_destroy,
@@ -177,6 +177,7 @@ __all__ = [
     "pointer_facts",
     "primary_context_release",
     "primary_context_retain",
+    "statistics",
     "stream_add_host_function",
     "stream_begin_capture",
     "stream_capture_status",

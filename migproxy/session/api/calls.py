@@ -29,7 +29,15 @@ def driver_call(name: str, arguments: Sequence[Any]) -> tuple[int, tuple[Any, ..
     return status, tuple(outs)
 
 
-def library_call(library: str, function: str, arguments: Sequence[Any], *, stream: int = 0, wait: bool = True) -> Any:
+def library_call(
+    library: str,
+    function: str,
+    arguments: Sequence[Any],
+    *,
+    stream: int = 0,
+    wait: bool = True,
+    lease: bool = True,
+) -> Any:
     """Call a function of a GPU library in the executor.
 
     Parameters
@@ -40,6 +48,8 @@ def library_call(library: str, function: str, arguments: Sequence[Any], *, strea
         Integers, floats, strings, bytes, None, lists and maps.
     stream : int
         The stream the library works on.
+    lease : bool
+        False: the function does not use the multiprocessors, as its plugin's table says too.
     wait : bool
         False: nothing is returned and an error surfaces at the next call that waits.
 
@@ -51,7 +61,14 @@ def library_call(library: str, function: str, arguments: Sequence[Any], *, strea
     payload = _encode((library, function, list(arguments)))
     session = current()
     wire = resolve(stream)
+    op = Op.LIBRARY_CALL if lease else Op.LIBRARY_QUERY
     if wait:
-        return _decode(session.call(Op.LIBRARY_CALL, payload, stream=wire))
-    session.post(Op.LIBRARY_CALL, payload, stream=wire)
+        return _decode(session.call(op, payload, stream=wire))
+    session.post(op, payload, stream=wire)
     return None
+
+
+def statistics() -> dict[str, int]:
+    """Return the session's counters so far: operations, library calls, living handles by kind, memory."""
+    found: dict[str, int] = _decode(current().call(Op.STATISTICS, b""))
+    return found

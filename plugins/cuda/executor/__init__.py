@@ -13,6 +13,7 @@ from migproxy_plugins.cuda.rules import KINDS, RULES, VERSION_WITHOUT_EDGE_DATA,
 from migproxy.errors import CudaError, ProtocolError
 from migproxy.executor.dispatch import Refused
 from migproxy.executor.driver import NativeDriver
+from migproxy.executor.plugin_host import DRIVER_LIBRARY
 
 if TYPE_CHECKING:
     from migproxy.executor.driver import AnyDriver
@@ -64,6 +65,25 @@ def serve(driver: AnyDriver, session: SessionState, name: str, packed: Sequence[
         else:
             status = driver.status(name, *call.arguments)
     return (status, ()) if status else (0, call.outputs())
+
+
+class _Half:
+    """What the plugin host asks the executor half for."""
+
+    LIBRARIES = (DRIVER_LIBRARY,)
+
+    @staticmethod
+    def serve(context: Any, library: str, function: str, arguments: list[Any]) -> tuple[int, tuple[Any, ...]]:
+        """Carry out a driver function for the session of `context`."""
+        return serve(context.driver, context.state, function, arguments)
+
+    @staticmethod
+    def needs_lease(library: str, function: str) -> bool:
+        """None of these uses the multiprocessors."""
+        return False
+
+
+HALF = _Half()
 
 
 class _Call:

@@ -49,7 +49,9 @@ class Loopback:
         self.server = executor.Server(self.context, "14.2.0" if kind == "software" else None)
         self.calls: list[tuple[str, list[Any], bool]] = []
 
-    def library_call(self, library: str, function: str, arguments: Any, *, stream: int, wait: bool) -> Any:
+    def library_call(
+        self, library: str, function: str, arguments: Any, *, stream: int, wait: bool, lease: bool = True
+    ) -> Any:
         sent = _travel(list(arguments))
         self.calls.append((function, sent, wait))
         try:
