@@ -229,6 +229,8 @@ class SessionState:
         counters["peak_device_bytes"] = self.memory.peak_bytes
         counters["device_bytes"] = self.memory.mapped_bytes + self.memory.other_bytes
         counters["quota_bytes"] = self.memory.quota
+        # The function's own word: no more than the session has lived.
+        counters["reply_wait_ns"] = min(self.consumer.waited_ns(), time.monotonic_ns() - self.opened_ns)
         for (library, function), count in self.library_calls.most_common(MOST_REPORTED):
             counters[f"calls_{library}.{function}"] = count
         living = Counter(self.handles.counts()) + self.plugins.counts()
@@ -240,13 +242,6 @@ class SessionState:
 class ChargedSection:
     """Charges what the driver allocates inside the ``with`` block.
 
-        # The function's own word: no more than the session has lived.
-        counters["reply_wait_ns"] = min(self.consumer.waited_ns(), time.monotonic_ns() - self.opened_ns)
-        for (library, function), count in self.library_calls.most_common(MOST_REPORTED):
-            counters[f"calls_{library}.{function}"] = count
-        living = Counter(self.handles.counts()) + self.plugins.counts()
-        for kind, count in living.most_common(MOST_REPORTED):
-            counters[f"handles_{kind}"] = count
     By NVML's count for this process where there is one: then the charge is the measured sum and cannot drift. Otherwise
     by the difference in the device's free memory, which on a GPU shared with other executors can contain what a
     neighbour took or gave back in the meantime, and so counts in both directions.
