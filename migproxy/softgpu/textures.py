@@ -15,7 +15,7 @@ from migproxy.errors import CudaError
 from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
 from migproxy.softgpu import texture_layout as layout
-from migproxy.softgpu.arrays import SURFACE_LOAD_STORE, Array, ArrayApi, quiet
+from migproxy.softgpu.arrays import CUBEMAP, SURFACE_LOAD_STORE, Array, ArrayApi, quiet
 from migproxy.softgpu.card import CardSpec
 from migproxy.softgpu.state import Context, Engine, entry, need
 
@@ -64,6 +64,7 @@ class _Source:
     channels: int
     levels: list[_Level]
     linear: bool = False
+    cube: bool = False
 
 
 class _Records:
@@ -182,10 +183,12 @@ class TextureApi(ArrayApi):
         need(int.from_bytes(resource[136:140], "little") == 0, "resource flags are zero")
         if kind == _OF_ARRAY:
             array = self.array(place)
-            return _Source(array.format, array.channels, [_level(array)])
+            return _Source(array.format, array.channels, [_level(array)], cube=bool(array.flags & CUBEMAP))
         if kind == _OF_MIPMAP:
             levels = self.mipmap(place).levels
-            return _Source(levels[0].format, levels[0].channels, [_level(level) for level in levels])
+            first = levels[0]
+            shown = [_level(level) for level in levels]
+            return _Source(first.format, first.channels, shown, cube=bool(first.flags & CUBEMAP))
         need(kind in (_OF_LINEAR, _OF_PITCH), f"resource type {kind}")
         need(form in layout.CHANNEL_BYTES, f"format {form:#x} is not supported", status.NOT_SUPPORTED)
         need(channels in (1, 2, 4), f"{channels} channels")
@@ -237,7 +240,7 @@ def _viewed(source: _Source, view: bytes) -> _Source:
         need(first_layer <= last_layer < base.depth, f"layers {first_layer} to {last_layer} of {base.depth}")
         count = last_layer - first_layer + 1
         levels = [_Level(v.address + first_layer * v.plane, v.plane, v.pitch, v.width, v.height, count) for v in levels]
-    return _Source(kind, channels, levels)
+    return _Source(kind, channels, levels, cube=source.cube)
 
 
 def _texture_record(source: _Source, texture: bytes) -> bytes:
@@ -261,7 +264,9 @@ def _texture_record(source: _Source, texture: bytes) -> bytes:
         filter_ = layout.POINT
     need(filter_ == layout.POINT or value != layout.INTEGER, "linear filtering of values that are read as integers")
     need(not flags & _SRGB or source.format == layout.U8, "sRGB is for bytes")
-    normalized = bool(flags & _NORMALIZED)
+    normalized = bool(flags & _NORMALIZED) or source.cube
+    if source.cube:
+        modes = (layout.CLAMP,) * 3  # a direction always hits a face
     if not normalized:
         # Without normalised coordinates there is nothing to repeat: CUDA clamps.
         modes = tuple(mode if mode == layout.BORDER else layout.CLAMP for mode in modes)

@@ -58,6 +58,15 @@ class Vec:
 
 
 @dataclass(slots=True, frozen=True)
+class Texel:
+    """``[object, {x, y, …}]``: coordinates in a texture or surface, perhaps with a sampler between."""
+
+    base: Operand
+    coordinates: Vec
+    sampler: Operand = None
+
+
+@dataclass(slots=True, frozen=True)
 class Pair:
     """``d|p``: a result and a predicate; either may be the sink (None)."""
 
@@ -72,7 +81,7 @@ class Not:
     reg: Reg
 
 
-Operand = Reg | Special | Imm | FImm | Sym | Addr | Vec | Pair | Not | None
+Operand = Reg | Special | Imm | FImm | Sym | Addr | Vec | Texel | Pair | Not | None
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from migproxy.softgpu.ptx.ast import Addr, Function, Instr, Label, Not, Operand, Pair, Reg, Vec
+from migproxy.softgpu.ptx.ast import Addr, Function, Instr, Label, Not, Operand, Pair, Reg, Texel, Vec
 from migproxy.softgpu.ptx.table import NO_DEST, suspends
 
 
@@ -64,6 +64,9 @@ def operand_registers(operand: Operand) -> Iterator[str]:
     elif isinstance(operand, Vec):
         for item in operand.items:
             yield from operand_registers(item)
+    elif isinstance(operand, Texel):
+        for part in (operand.base, operand.sampler, operand.coordinates):
+            yield from operand_registers(part)
     elif isinstance(operand, Pair):
         yield from operand_registers(operand.first)
         yield from operand_registers(operand.second)

@@ -9,7 +9,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 from migproxy.errors import PtxError
-from migproxy.softgpu.ptx.ast import Addr, Function, Instr, Label, Module, Not, Operand, Pair, Reg, Sym, Variable, Vec
+from migproxy.softgpu.ptx.ast import (
+    Addr,
+    Function,
+    Instr,
+    Label,
+    Module,
+    Not,
+    Operand,
+    Pair,
+    Reg,
+    Sym,
+    Texel,
+    Variable,
+    Vec,
+)
 from migproxy.softgpu.ptx.table import suspends
 
 
@@ -91,6 +105,9 @@ class _Copy:
             return Addr(base, operand.offset)  # type: ignore[arg-type]
         if isinstance(operand, Vec):
             return Vec(tuple(self.operand(item) for item in operand.items))
+        if isinstance(operand, Texel):
+            coordinates = Vec(tuple(self.operand(item) for item in operand.coordinates.items))
+            return Texel(self.operand(operand.base), coordinates, self.operand(operand.sampler))
         if isinstance(operand, Pair):
             return Pair(self.operand(operand.first), self.operand(operand.second))
         if isinstance(operand, Not):

@@ -10,15 +10,13 @@ import hashlib
 import threading
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import llvmlite
 import llvmlite.binding as llvm
 
-from migproxy.softgpu.ptx import printf, runtime_ir
+from migproxy.softgpu.ptx import printf, runtime_ir, texture_ir
 from migproxy.softgpu.ptx.cache import ObjectCache
-
-#: bump when generated code changes, so that cached objects are not mistaken for it
-GENERATION = 7
 
 _lock = threading.RLock()
 _engines: list[object] = []
@@ -43,9 +41,18 @@ def _features() -> str:
 
 @cache
 def fingerprint() -> str:
-    """What besides the text decides the object code."""
+    """What besides the text decides the object code: this compiler, LLVM, the machine."""
     version = ".".join(map(str, llvm.llvm_version_info))
-    return f"{GENERATION}/{llvmlite.__version__}/{version}/{llvm.get_host_cpu_name()}/{_features()}"
+    return f"{_compiler()}/{llvmlite.__version__}/{version}/{llvm.get_host_cpu_name()}/{_features()}"
+
+
+def _compiler() -> str:
+    """A digest of this package's code, so that nothing cached is mistaken for what another version would make."""
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:32]
 
 
 def compile_text(text: str, *, level: int = 2) -> bytes:
@@ -68,6 +75,12 @@ def compile_text(text: str, *, level: int = 2) -> bytes:
 
 def link(code: bytes) -> llvm.ExecutionEngine:
     """Bring object code into the process; the engine is never unloaded, since kernels may hold code addresses."""
+    if texture_ir.P.encode() in code:
+        textures()
+    return _link(code)
+
+
+def _link(code: bytes) -> llvm.ExecutionEngine:
     with _lock:
         anchor = llvm.parse_assembly("")
         engine = llvm.create_mcjit_compiler(anchor, _fresh_target())
@@ -93,15 +106,9 @@ class Runtime:
     """The runtime's entry points in this process, and its signal handlers."""
 
     def __init__(self, cache_: ObjectCache) -> None:
-        text = runtime_ir.module()
-        key = hashlib.sha256((fingerprint() + text).encode()).hexdigest()
-        code = cache_.get(key)
         llvm.load_library_permanently("libm.so.6")
         target()
-        if code is None:
-            code = compile_text(text)
-            cache_.put(key, code)
-        engine = link(code)
+        engine = _linked(runtime_ir.module(), cache_)
         prefix = runtime_ir.P
         for name in ("fault", "printf", "block", "nanoseconds", "sleep", "grid", "spin", "check"):
             address = engine.get_function_address(prefix + name)
@@ -141,6 +148,32 @@ class Runtime:
             new[17] = _SA_SIGINFO | _SA_NODEFER | _SA_ONSTACK
             if self._libc.sigaction(number, new, None):
                 raise OSError(ctypes.get_errno(), "sigaction failed")
+
+
+def _linked(text: str, cache_: ObjectCache) -> llvm.ExecutionEngine:
+    """A runtime module's machine code, from the cache if it is there."""
+    key = hashlib.sha256((fingerprint() + text).encode()).hexdigest()
+    code = cache_.get(key)
+    if code is None:
+        code = compile_text(text)
+        cache_.put(key, code)
+    return _link(code)
+
+
+@cache
+def _textures() -> None:
+    from migproxy.softgpu.ptx.cache import default_cache
+
+    engine = _linked(texture_ir.module(), default_cache())
+    for name in texture_ir.NAMES:
+        llvm.add_symbol(texture_ir.P + name, engine.get_function_address(texture_ir.P + name))
+
+
+def textures() -> None:
+    """Make the functions known that texture and surface instructions call; other kernels do without."""
+    with _lock:
+        runtime()
+        _textures()
 
 
 @cache

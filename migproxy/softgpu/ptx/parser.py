@@ -20,6 +20,7 @@ from migproxy.softgpu.ptx.ast import (
     Reg,
     Special,
     Sym,
+    Texel,
     Variable,
     Vec,
 )
@@ -559,6 +560,8 @@ class Parser:
         first = token[:1]
         if first == "[":
             address = self._address()
+            if self.accept(","):
+                return self._texel(address)
             self.expect("]")
             return address
         if first == "{":
@@ -590,6 +593,19 @@ class Parser:
             sign = 1 if self.next() == "+" else -1
             return Sym(operand.name, sign * self._int_term())
         return operand
+
+    def _texel(self, address: Addr) -> Texel:
+        parts = [self._simple()]
+        while self.accept(","):
+            parts.append(self._simple())
+        self.expect("]")
+        if not isinstance(parts[-1], Vec):
+            parts.append(Vec((parts.pop(),)))
+        coordinates = parts.pop()
+        assert isinstance(coordinates, Vec)
+        if address.offset or len(parts) > 1:
+            raise self.fail("not an object with coordinates", self.at - 1)
+        return Texel(address.base, coordinates, parts[0] if parts else None)
 
     def _address(self) -> Addr:
         token = self.next()

@@ -42,6 +42,7 @@ _DONE: dict[str, str] = {
     "asynchronous copy": "cp",
     "control flow": "bra brx call ret exit",
     "synchronisation": "bar barrier membar fence atom red vote match activemask redux elect griddepcontrol",
+    "texture and surface": "tex tld4 txq suld sust suq",
     "miscellaneous": "brkpt nanosleep pmevent trap",
     "video": "vadd4 vsub4 vavrg4 vabsdiff4 vmin4 vmax4 vset4 vadd2 vsub2 vavrg2 vabsdiff2 vmin2 vmax2 vset2",
 }
@@ -49,8 +50,8 @@ _DONE: dict[str, str] = {
 _NOT: list[tuple[str, str, Status, str]] = [
     ("vadd vsub vabsdiff vmin vmax vshl vshr vmad vset", "video", Status.REFUSED,
      "scalar video instructions: no compiler emits them since sm_50"),
-    ("tex tld4 txq suld sust sured suq istypep", "texture and surface", Status.REFUSED,
-     "texture and surface objects are not part of the software GPU yet"),
+    ("sured", "texture and surface", Status.REFUSED, "no compiler emits it"),
+    ("istypep", "texture and surface", Status.REFUSED, "opaque variables: textures and surfaces are objects here"),
     ("wmma mma ldmatrix stmatrix movmatrix", "matrix", Status.REFUSED, "tensor-core instructions"),
     ("wgmma tcgen05 setmaxnreg", "matrix", Status.OUT, "tensor-core instructions of sm_90a and later"),
     ("mbarrier", "synchronisation", Status.REFUSED, "asynchronous barriers"),
@@ -72,6 +73,10 @@ _NOTES = {
     "applypriority": "does nothing", "createpolicy": "an opaque value that nothing reads",
     "fence": "full fences; proxy fences of asynchronous copies are no different",
     "isspacep": "constant memory counts as global",
+    "tex": "texture objects (unified mode), 32-bit results; no multi-sample, offsets, comparison, residency",
+    "tld4": "2d; no offsets, comparison, residency",
+    "suld": "unformatted (.b)", "sust": "unformatted (.b)",
+    "txq": "sizes, levels and properties of texture objects", "suq": "sizes and properties of surface objects",
 } | {f"v{op}{n}": "no lane masks and selectors" for op in ("add", "sub", "avrg", "absdiff", "min", "max", "set")
      for n in (2, 4)}  # fmt: skip
 
@@ -102,6 +107,7 @@ NO_DEST = frozenset(
         "pmevent",
         "nanosleep",
         "cp",
+        "sust",
         "nop",
         "griddepcontrol",
         "stackrestore",

@@ -34,11 +34,16 @@ def quotient(a: int, b: int, bits: int, *, signed: bool) -> int:
 
 
 def remainder(a: int, b: int, bits: int, *, signed: bool) -> int:
-    return a if b == 0 else a - b * quotient(a, b, bits, signed=signed)
+    return -1 if b == 0 else a - b * quotient(a, b, bits, signed=signed)
+
+
+def field(pos: int, length: int, bits: int) -> tuple[int, int]:
+    """A bit field's operands: their low bytes in 32 bits, all of them in 64 (recorded on an H100)."""
+    return (pos, length) if bits == 64 else (pos & 255, length & 255)
 
 
 def bfe(a: int, b: int, c: int, bits: int, *, signed: bool) -> int:
-    pos, length = b & 255, c & 255
+    pos, length = field(b, c, bits)
     sign = 0 if not signed or length == 0 else a >> min(pos + length - 1, bits - 1) & 1
     out = 0
     for i in range(bits):
@@ -48,9 +53,9 @@ def bfe(a: int, b: int, c: int, bits: int, *, signed: bool) -> int:
 
 
 def bfi(a: int, b: int, c: int, d: int, bits: int) -> int:
-    pos, length = c & 255, d & 255
+    pos, length = field(c, d, bits)
     out = b
-    for i in range(length):
+    for i in range(min(length, bits)):
         if pos + i < bits:
             out = out & ~(1 << pos + i) | (a >> i & 1) << pos + i if i < bits else out & ~(1 << pos + i)
     return out

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from importlib import import_module
 
-_FAMILIES = ("atomics", "bits", "compare", "control", "convert", "floating", "half", "integer", "memory", "video")
+_FAMILIES = (
+    "atomics", "bits", "compare", "control", "convert", "floating", "half", "integer", "memory", "texture", "video",
+)  # fmt: skip
 
 
 def load_all() -> None:
