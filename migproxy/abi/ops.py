@@ -61,6 +61,7 @@ class Op(IntEnum):
     LIBRARY_QUERY = 50
 
 
+    LATE_ERROR = 53
 @dataclass(frozen=True, slots=True)
 class OpFacts:
     """What is true of one operation.
@@ -127,4 +128,5 @@ OPERATIONS: dict[Op, OpFacts] = {
     Op.GRAPH_DESTROY: _facts(),
     Op.HOST_CALLBACK_NEXT: _facts(waits=True),
     Op.LIBRARY_QUERY: _facts(),
+    Op.LATE_ERROR: _facts(waits=True),
 }

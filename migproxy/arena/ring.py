@@ -122,6 +122,10 @@ class Producer:
         """Return the status that every call returns once the context is dead, else 0."""
         return self._words.sticky.value
 
+    def deferred_status(self) -> int:
+        """Return the first status of commands without reply, which stays for `take_deferred_status`."""
+        return self._words.deferred.value
+
     def take_deferred_status(self) -> int:
         """Return and clear the first status of commands without reply."""
         status = self._words.deferred.value
@@ -505,10 +509,18 @@ class Consumer:
         if self._words.sleepers.value:
             futex_unsafe.wake(self.base + layout.FUNCTION_BELL_OFFSET)
 
-    def set_deferred_status(self, status: int) -> None:
-        """Note the status of a command without reply; the first one stays until the function took it."""
-        if not self._words.deferred.value:
-            self._words.deferred.value = status
+    def set_deferred_status(self, status: int) -> bool:
+        """Note the status of a command without reply; the first one stays until the function took it.
+
+        Returns
+        -------
+        bool
+            Whether this was the first.
+        """
+        if self._words.deferred.value:
+            return False
+        self._words.deferred.value = status
+        return True
 
     def set_sticky_status(self, status: int) -> None:
         """Make every later call of the function fail with `status`."""

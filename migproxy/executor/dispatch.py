@@ -131,7 +131,8 @@ def _fail_library(state: SessionState, command: Command, error: LibraryError) ->
         state.reply_error_facts(command.number, error.facts)
     else:
         log.info("session %s: library call failed: %s", state.spec.session_id, error)
-        state.consumer.set_deferred_status(CUDA_ERROR_UNKNOWN)
+        if state.consumer.set_deferred_status(layout.DEFERRED_LIBRARY):
+            state.late_error = dict(error.facts)
 
 
 def refuse(state: SessionState, command: Command, reason: str) -> None:

@@ -68,6 +68,8 @@ class SessionState:
         self.counters: Counter[str] = Counter()
         self.closing = False
         self.sticky = 0
+        #: The library's error of the deferred status ``layout.DEFERRED_LIBRARY``.
+        self.late_error: dict[str, Any] = {}
         self.capturing: dict[int, int] = {}
         self.opened_ns = time.monotonic_ns()
         self._ending: dict[int, list[Action]] = {}
@@ -105,6 +107,8 @@ class SessionState:
         if self.is_captured(stream):
             self.driver.call("cuStreamDestroy", stream)
             return
+        if self.pump.flight is not None:
+            self.pump.flight.mark()
         waiting: list[Action] = []
         key = id(waiting)
         self._ending[key] = waiting

@@ -201,9 +201,7 @@ class Session:
             data = self._fetch(int.from_bytes(data[:8], "little"), number)
             status = layout.STATUS_LIBRARY
         if status == 0:
-            deferred = self.ring.take_deferred_status()
-            if deferred:
-                raise CudaError(deferred, "from an earlier command")
+            self.raise_deferred()
             return data
         if status > 0:
             raise CudaError(status, data.decode("utf-8", "replace"))
@@ -212,6 +210,24 @@ class Session:
         if status == layout.STATUS_REFUSED:
             raise CudaError(CUDA_ERROR_NOT_SUPPORTED, data.decode("utf-8", "replace"))
         raise ProtocolError(data.decode("utf-8", "replace") or "the executor refused a command")
+
+    def raise_deferred(self) -> None:
+        """Raise the error of an earlier command without reply, if one has become known; once.
+
+        Raises
+        ------
+        LibraryCallError
+            It was a library call.
+        CudaError
+            It was another command.
+        """
+        if not self.ring.deferred_status():
+            return
+        status = self.ring.take_deferred_status()
+        if status == layout.DEFERRED_LIBRARY:
+            raise LibraryCallError(msgspec.msgpack.decode(self.call(Op.LATE_ERROR, b""), type=dict[str, Any]))
+        if status:
+            raise CudaError(status, "from an earlier command")
 
     def _fetch(self, size: int, number: int) -> bytes:
         """Fetch a reply that did not fit its line into a buffer of the heap."""

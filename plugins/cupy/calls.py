@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import builtins
 import itertools
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from migproxy_plugins.cupy import objects_unsafe as raw
@@ -26,21 +27,22 @@ def new_object() -> int:
     return next(_objects)
 
 
-def failure(error: LibraryCallError, errors: dict[str, Callable[[int], Exception]]) -> Exception:
+def failure(error: LibraryCallError, errors: Mapping[str, Callable[[int], Exception]] | None = None) -> Exception:
     """Return the exception that the library's real module would have raised.
 
     Parameters
     ----------
     error : LibraryCallError
-        What the executor reported.
-    errors : dict
-        The library's own error classes by name.
+        What the executor reported: of the call that is made, or of an earlier one, perhaps of another library.
+    errors : mapping, optional
+        The error classes of the library that was called, by name; those of others are found by the library's name.
     """
     facts = error.facts
     name, status, message = facts.get("type", ""), facts.get("status"), facts.get("message", "")
     made: Exception
-    if name in errors and status is not None:
-        made = errors[name](status)
+    own = (errors or {}).get(name) or vars(sys.modules.get(facts.get("library", ""), builtins)).get(name)
+    if own is not None and status is not None:
+        made = own(status)
     else:
         kind = getattr(builtins, name, None)
         known = isinstance(kind, type) and issubclass(kind, Exception)
@@ -52,7 +54,7 @@ def call(
     library: str,
     function: str,
     arguments: Sequence[Any],
-    errors: dict[str, Callable[[int], Exception]],
+    errors: Mapping[str, Callable[[int], Exception]],
     *,
     wait: bool,
     lease: bool = True,
@@ -62,9 +64,11 @@ def call(
     Raises
     ------
     Exception
-        The library's own error, or CUDA's for what is not the library's fault.
+        The library's own error, or CUDA's for what is not the library's fault. It may be that of an earlier call that
+        waited for no reply: that one's failure is known by now, and comes instead of this call.
     """
     try:
+        api.raise_deferred()
         return api.library_call(library, function, arguments, stream=raw.current_stream(), wait=wait, lease=lease)
     except LibraryCallError as error:
         raise failure(error, errors) from None

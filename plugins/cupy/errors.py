@@ -7,11 +7,22 @@ from functools import wraps
 from typing import Any
 
 from migproxy_plugins.cuda.status import NOT_SUPPORTED, driver_status, runtime_status
+from migproxy_plugins.cupy import calls
 
 from migproxy.errors import CudaError, MigproxyError, SessionLost
+from migproxy.session.session import LibraryCallError
 from migproxy.softgpu.errors_table import ERRORS
 
-__all__ = ["NOT_SUPPORTED", "driver_error_init", "driver_status", "refuse", "releasing", "runtime_status", "translated"]
+__all__ = [
+    "NOT_SUPPORTED",
+    "driver_error_init",
+    "driver_status",
+    "library_failure",
+    "refuse",
+    "releasing",
+    "runtime_status",
+    "translated",
+]
 
 
 def translated(
@@ -34,12 +45,27 @@ def translated(
         try:
             return handler(*args)
         except CudaError as reason:
+            late = library_failure(reason)
+            if late is not None:
+                raise late from None
             # The status is all that CUDA would have told; natively there is no cause to show.
             raise error(status_of(reason)) from reason.__cause__
+        except LibraryCallError as reason:
+            raise calls.failure(reason) from None
         except MigproxyError as reason:
             raise error(status_of(reason)) from reason
 
     return call
+
+
+def library_failure(reason: BaseException) -> Exception | None:
+    """Return the library's own error if that is what `reason` comes from: a library call without reply that failed
+    shows at the next call that waits, whichever that is.
+    """
+    found: BaseException | None = reason
+    while found is not None and not isinstance(found, LibraryCallError):
+        found = found.__cause__
+    return None if found is None else calls.failure(found)
 
 
 def releasing(handler: Callable[..., Any]) -> Callable[..., Any]:

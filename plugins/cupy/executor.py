@@ -204,11 +204,11 @@ class Server(Serving):
         except (MigproxyError, CudaError) as error:
             if isinstance(error, CudaError | ProtocolError) or not hasattr(error, "status"):
                 raise
-            raise LibraryError(facts(error)) from error
+            raise LibraryError(facts(library, error)) from error
         except TypeError as error:
             raise ProtocolError(f"{library}.{name}: {error}") from error
         except Exception as error:
-            raise LibraryError(facts(error)) from error
+            raise LibraryError(facts(library, error)) from error
         finally:
             if not self.software:
                 self._charge_pool()
@@ -229,7 +229,7 @@ class Server(Serving):
         short = tables.SHORT_NAMES[library]
         classes = tables.table(library, self.version)["classes"]
         name = next((name for name, entry in classes.items() if "messages" in entry), "RuntimeError")
-        return {"type": name, "status": BAD_HANDLE.get(short), "message": str(error)}
+        return {"library": library, "type": name, "status": BAD_HANDLE.get(short), "message": str(error)}
 
     def use_stream(self) -> None:
         """Make the call's stream the current one for the library modules; the software GPU works at once, behind its
@@ -337,10 +337,11 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, dict) and "__array__" in value
 
 
-def facts(error: Exception) -> dict[str, Any]:
+def facts(library: str, error: Exception) -> dict[str, Any]:
     """Return what the function's side needs to raise the same error."""
     status = getattr(error, "status", getattr(error, "result", None))
     return {
+        "library": library,
         "type": type(error).__name__,
         "status": int(status) if status is not None else None,
         "message": str(error),

@@ -14,7 +14,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any, NoReturn
 
-from migproxy_plugins.cupy import calls, patching, roles, signatures, tables
+from migproxy_plugins.cupy import calls, checks, patching, roles, signatures, tables
 from migproxy_plugins.cupy import objects_unsafe as raw
 from migproxy_plugins.cupy.roles import Kind
 
@@ -108,6 +108,24 @@ class Library:
 
     def handler(self, signature: signatures.Signature) -> Callable[..., Any]:
         """Return what carries a function's converted arguments to the executor."""
+        return self._checked(signature, self._unchecked(signature))
+
+    def _checked(self, signature: signatures.Signature, handler: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `handler` behind what the library itself checks before it does anything."""
+        check = checks.check(self.short, signature)
+        if check is None:
+            return handler
+        error = next(iter(self.errors.values()))
+
+        def checked(*arguments: Any) -> Any:
+            status = check(*arguments)
+            if status:
+                raise error(status)
+            return handler(*arguments)
+
+        return checked
+
+    def _unchecked(self, signature: signatures.Signature) -> Callable[..., Any]:
         special = getattr(self, f"_local_{signature.name}", None)
         if special is not None:
             return special  # type: ignore[no-any-return]

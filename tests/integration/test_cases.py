@@ -11,7 +11,7 @@ from processes import run_command
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-SUITES = ("cupy", "numba", "cuda", "together")
+SUITES = ("cupy", "cupy_error", "numba", "cuda", "together")
 WAYS = (
     pytest.param(["-m", "migproxy", "run", "--device", "software", "-m"], id="software"),
     pytest.param(["-m", "migproxy", "run", "--device", "0", "-m"], id="gpu", marks=pytest.mark.gpu),

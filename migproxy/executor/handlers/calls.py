@@ -32,6 +32,13 @@ def driver_call(state: SessionState, command: Command) -> Result:
     return _encode((status, list(outs)))
 
 
+@handles(Op.LATE_ERROR)
+def late_error(state: SessionState, command: Command) -> Result:
+    """Tell, once, the library's error that the deferred status announced."""
+    facts, state.late_error = state.late_error, {}
+    return _encode(facts)
+
+
 @handles(Op.LIBRARY_CALL)
 def library_call(state: SessionState, command: Command) -> Result:
     plan = state.plans.get((command.stream, command.payload))

@@ -68,6 +68,11 @@ def library_call(
     return None
 
 
+def raise_deferred() -> None:
+    """Raise the error of an earlier command without reply, if the executor has reported one; looks, never waits."""
+    current().raise_deferred()
+
+
 def statistics() -> dict[str, int]:
     """Return the session's counters so far: operations, library calls, living handles by kind, memory."""
     found: dict[str, int] = _decode(current().call(Op.STATISTICS, b""))

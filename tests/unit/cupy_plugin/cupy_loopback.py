@@ -65,6 +65,6 @@ class Loopback:
 def loopback(monkeypatch: pytest.MonkeyPatch) -> Loopback:
     """Stand-ins made in the test reach an executor's server in this process."""
     made = Loopback()
-    monkeypatch.setattr(calls, "api", SimpleNamespace(library_call=made.library_call))
+    monkeypatch.setattr(calls, "api", SimpleNamespace(library_call=made.library_call, raise_deferred=lambda: None))
     monkeypatch.setattr(raw, "current_stream", lambda: 0)
     return made
