@@ -59,9 +59,9 @@ class Op(IntEnum):
     GRAPH_DESTROY = 48
     HOST_CALLBACK_NEXT = 49
     LIBRARY_QUERY = 50
-
-
     LATE_ERROR = 53
+
+
 @dataclass(frozen=True, slots=True)
 class OpFacts:
     """What is true of one operation.
