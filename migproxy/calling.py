@@ -8,7 +8,6 @@ caller trusts. Broker and executors never see a pickle.
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
 import sys
 import traceback
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 
 import dill
 
-from migproxy.cli.wake_path import add_wake_path
+from migproxy.cli.function_environment import function_environment
 from migproxy.errors import MigproxyError, SessionLost, UsageError
 from migproxy.session import connect
 from migproxy.sizes import parse_size
@@ -41,7 +40,7 @@ def run(
     function : callable
         Any callable that dill can pickle; closures and lambdas can.
     memory : str or int, optional
-        Device memory quota, e.g. ``"2GiB"`` or bytes; 0 for the broker's default.
+        Device memory quota, e.g. ``"2GiB"`` or bytes; 0 for ``MIGPROXY_MEMORY``, else the broker's default.
     device : str, optional
         ``"auto"``, ``"software"``, a GPU's index or a UUID.
     broker : str, optional
@@ -63,14 +62,8 @@ def run(
     Exception
         Whatever the callable raised; the remote traceback is added as a note.
     """
-    env = dict(os.environ)
-    env[connect.ACTIVE_VARIABLE] = "1"
-    env[connect.DEVICE_VARIABLE] = device
-    env[connect.MEMORY_VARIABLE] = str(parse_size(memory) if isinstance(memory, str) else memory or "")
-    env[connect.BROKER_VARIABLE] = connect.find_broker(explicit=broker)
-    env[connect.FUNCTION_VARIABLE] = secrets.token_hex(8)
-    env["CUDA_VISIBLE_DEVICES"] = ""
-    add_wake_path(env)
+    quota = parse_size(memory) if isinstance(memory, str) else memory
+    env = function_environment(connect.find_broker(explicit=broker), quota=quota, device=device)
     return call_in_process(env, function, *args, timeout=timeout, **kwargs)
 
 

@@ -15,8 +15,8 @@ from migproxy import __version__
 from migproxy.abi.protocol import PROTOCOL_VERSION
 from migproxy.abi.support import PYTHON_LAST, PYTHON_LEAST, SUPPORTED
 from migproxy.cli.control import BrokerClient
+from migproxy.cli.function_environment import pth_installed
 from migproxy.cli.isolation import gpu_nodes, landlock_version
-from migproxy.cli.wake_path import pth_installed
 from migproxy.device.inventory import DriverBroken, Inventory, read_inventory, software_slice
 from migproxy.errors import UsageError
 from migproxy.session.connect import find_broker

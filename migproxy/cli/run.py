@@ -22,9 +22,9 @@ import typer
 
 from migproxy.abi.control import AskReport, FunctionReport, Status
 from migproxy.cli.control import BrokerClient
+from migproxy.cli.function_environment import function_environment
 from migproxy.cli.isolation import gpu_nodes, is_possible, isolate, landlock_version
 from migproxy.cli.report import print_report
-from migproxy.cli.wake_path import add_wake_path
 from migproxy.device.choose import check_name
 from migproxy.errors import UsageError
 from migproxy.session import connect
@@ -81,7 +81,7 @@ def run(
     if require_isolation or (foreign and gpu_nodes() and is_possible()):
         keep_off_the_gpu()
     function_id = secrets.token_hex(8)
-    env = function_environment(path, function_id, quota, device)
+    env = function_environment(path, function_id=function_id, quota=quota, device=device)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # None where the caller closed the descriptor
             stream.flush()
@@ -176,19 +176,6 @@ def check_against(status: Status, device: str, memory: int) -> None:
         raise UsageError(
             f"--memory {format_size(memory)} is more than a function may have here: {format_size(largest)}"
         )
-
-
-def function_environment(path: str, function_id: str, quota: int, device: str) -> dict[str, str]:
-    """Return the function's environment: this one, and what wakes the interposition in it and in its children."""
-    env = dict(os.environ)
-    env[connect.ACTIVE_VARIABLE] = "1"
-    env[connect.BROKER_VARIABLE] = os.path.abspath(path)
-    env[connect.FUNCTION_VARIABLE] = function_id
-    env[connect.DEVICE_VARIABLE] = device
-    env[connect.MEMORY_VARIABLE] = str(quota) if quota else ""
-    env["CUDA_VISIBLE_DEVICES"] = ""
-    add_wake_path(env)
-    return env
 
 
 def wait_for(command: Sequence[str], env: dict[str, str]) -> int:

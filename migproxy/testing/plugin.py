@@ -75,10 +75,10 @@ def child_arguments(config: pytest.Config) -> list[str]:
 
 def _become_function(config: pytest.Config) -> None:
     """Replace this process by a function process that runs the same pytest."""
-    from migproxy.testing.processes import function_environment
+    from migproxy.testing.processes import functions_environment
 
     arguments = [str(argument) for argument in config.invocation_params.args]
-    env = function_environment(parent_pid=os.getpid())
+    env = functions_environment(parent_pid=os.getpid())
     sys.stdout.flush()
     sys.stderr.flush()
     os.chdir(config.invocation_params.dir)

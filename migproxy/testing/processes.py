@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from migproxy.calling import call_in_process
-from migproxy.cli.wake_path import add_wake_path
+from migproxy.cli.function_environment import function_environment
 from migproxy.session import connect
 from migproxy.testing.pairs import Comparison, compare
 
 
-def function_environment(parent_pid: int) -> dict[str, str]:
+def functions_environment(parent_pid: int) -> dict[str, str]:
     """Return the environment of function processes, with a broker that was found or started for `parent_pid`."""
     path = connect.find_broker() or connect.start_private_broker(
         device=os.environ.get(connect.DEVICE_VARIABLE) or "auto", parent_pid=parent_pid
     )
-    env = dict(os.environ)
-    env[connect.ACTIVE_VARIABLE] = "1"
-    env[connect.BROKER_VARIABLE] = os.path.abspath(path)
     # One function for the whole tree: workers share its quota.
-    env.setdefault(connect.FUNCTION_VARIABLE, secrets.token_hex(8))
-    env["CUDA_VISIBLE_DEVICES"] = ""
-    add_wake_path(env)
-    return env
+    return function_environment(path, function_id=os.environ.get(connect.FUNCTION_VARIABLE, ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +58,7 @@ def pair(function: Callable[..., Any], *args: Any, rounds: int = 5, **kwargs: An
     rounds : int
     """
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MIGPROXY_")}
-    proxied_env = function_environment(os.getpid())
+    proxied_env = functions_environment(os.getpid())
     times: dict[str, list[float]] = {"native": [], "proxied": []}
     results: dict[str, Any] = {}
     for number in range(rounds):

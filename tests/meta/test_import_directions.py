@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "executor": {"abi", "errors", "sizes", "arena", "jit", "softgpu"},
     "broker": {"abi", "errors", "sizes", "versions", "arena", "scheduler", "device", "__version__"},
     # what people start
-    "calling": {"cli.wake_path", "errors", "session", "sizes"},
+    "calling": {"cli.function_environment", "errors", "session", "sizes"},
     "cli": {
         "abi",
         "errors",
