@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from migproxy.testing.pairs import Comparison, compare
 from migproxy.testing.plugin import run_child, scratch
-from migproxy.testing.processes import child_environment, function_environment
+from migproxy.testing.processes import child_environment, functions_environment
 
 if TYPE_CHECKING:
     import pytest
@@ -30,7 +30,7 @@ def run_both(config: pytest.Config, arguments: list[str]) -> int:
         usage errors.
     """
     rounds = config.getoption("--migproxy-rounds")
-    function_env = function_environment(os.getpid())
+    function_env = functions_environment(os.getpid())
     outcomes: Runs = {mode: [] for mode in MODES}
     benchmarks: Runs = {mode: [] for mode in MODES}
     with scratch() as folder:
