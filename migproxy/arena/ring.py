@@ -547,6 +547,10 @@ class Consumer:
         self._words.other_bytes.value = other
         self._words.peak_bytes.value = peak
 
+    def waited_ns(self) -> int:
+        """Return how long the function says that it waited; its own word, good for its own report only."""
+        return self._words.waited.value
+
     def sleep(self, timeout: float) -> None:
         """Sleep until a command arrives or somebody calls `wake`, at most `timeout` seconds."""
         self._words.executor_bell.value = 1  # (C)
@@ -559,7 +563,3 @@ class Consumer:
         """End the consumer's sleep, from any thread."""
         self._words.executor_bell.value = 0
         futex_unsafe.wake(self.base + layout.EXECUTOR_BELL_OFFSET)
-    def waited_ns(self) -> int:
-        """Return how long the function says that it waited; its own word, good for its own report only."""
-        return self._words.waited.value
-
