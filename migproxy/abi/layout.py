@@ -83,6 +83,12 @@ LAUNCH_PARAMS_OFFSET = PAYLOAD_OFFSET + LAUNCH.size  # 112: 16-byte aligned
 LAUNCH_COOPERATIVE = 1
 #: destination u64, source u64, bytes u64
 COPY = struct.Struct("<QQQ")
+#: Destination and source of a box of rows and slices, each: BOX_* u32, pad; x in bytes, y, z u64; address of the first
+#: byte or array's handle u64; pitch, rows of a slice u64. Then width in bytes, height, depth u64.
+BOX = struct.Struct("<I4x6QI4x6QQQQ")
+BOX_HOST = 0
+BOX_DEVICE = 1
+BOX_ARRAY = 2
 #: destination u64, value u32, element bytes u32 (1, 2 or 4), count u64
 MEMSET = struct.Struct("<QIIQ")
 #: event handle u64, flags u32

@@ -59,6 +59,8 @@ class Op(IntEnum):
     GRAPH_DESTROY = 48
     HOST_CALLBACK_NEXT = 49
     LIBRARY_QUERY = 50
+    COPY_BOX = 51
+    COPY_BOX_DEVICE = 52
     LATE_ERROR = 53
 
 
@@ -127,6 +129,8 @@ OPERATIONS: dict[Op, OpFacts] = {
     Op.GRAPH_INSTANTIATE: _facts(waits=True),
     Op.GRAPH_DESTROY: _facts(),
     Op.HOST_CALLBACK_NEXT: _facts(waits=True),
+    Op.COPY_BOX: _facts(),
+    Op.COPY_BOX_DEVICE: _facts(lease=True),
     Op.LIBRARY_QUERY: _facts(),
     Op.LATE_ERROR: _facts(waits=True),
 }

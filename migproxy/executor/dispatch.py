@@ -42,7 +42,18 @@ Handler = Callable[["SessionState", "Command"], Result]
 
 CUDA_ERROR_UNKNOWN = 999
 HANDLERS: dict[Op, Handler] = {}
-HANDLER_MODULES = ("callbacks", "calls", "copies", "events", "graphs", "launch", "memory", "modules", "streams")
+HANDLER_MODULES = (
+    "boxes",
+    "callbacks",
+    "calls",
+    "copies",
+    "events",
+    "graphs",
+    "launch",
+    "memory",
+    "modules",
+    "streams",
+)
 
 
 def handles(op: Op) -> Callable[[Handler], Handler]:

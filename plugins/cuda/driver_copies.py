@@ -1,15 +1,17 @@
-"""Driver API: copies and memsets of linear memory (arrays: `driver_arrays`)."""
+"""Driver API: copies and memsets; copies along an array's rows are in `driver_arrays`."""
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
 
+from migproxy_plugins.cuda import arrays
 from migproxy_plugins.cuda import status as st
+from migproxy_plugins.cuda.driver_arrays import check_device_memory
 from migproxy_plugins.cuda.driver_context import check_context, need_context
 from migproxy_plugins.cuda.mapped import fill, on_device, to_device, to_host
 from migproxy_plugins.cuda.memory_unsafe import get_bytes, get_u64_array
-from migproxy_plugins.cuda.registry import refuse, serves
+from migproxy_plugins.cuda.registry import serves
 
 from migproxy.errors import CudaError
 from migproxy.session import api
@@ -194,12 +196,18 @@ class Side:
         """Address of the first byte of a linear side."""
         return self.address + (self.z * self.rows + self.y) * self.pitch + self.x
 
+    def box(self, extent: tuple[int, int, int]) -> api.Box:
+        """Return the side for `extent`, checked against the array's edges if it is one."""
+        if self.kind == ARRAY:
+            return arrays.box(self.array, self.x, self.y, self.z, extent)
+        return api.Box(self.start, self.pitch, self.rows)
+
 
 def _side(x: int, y: int, z: int, kind: int, host: int, device: int, array: int, pitch: int, rows: int) -> Side:
     if kind not in (HOST, DEVICE, ARRAY, UNIFIED):
         raise CudaError(st.INVALID_VALUE, f"memory type {kind}")
-    if kind == ARRAY:
-        raise refuse("cuMemcpy2D/3D", "CUDA arrays are not supported yet")
+    if kind == DEVICE:
+        check_device_memory(device)
     return Side(kind, host if kind == HOST else device, array, x, y, z, pitch, rows)
 
 
@@ -217,15 +225,13 @@ def copy_rows(destination: Side, source: Side, width: int, height: int, depth: i
         return
     if height > 1 or depth > 1:
         for side in (destination, source):
-            if side.pitch and side.pitch < side.x + width:
+            if side.kind != ARRAY and side.pitch and side.pitch < side.x + width:
                 raise CudaError(st.INVALID_VALUE, "a row is wider than its pitch")
-    for k in range(depth):
-        target = destination.start + k * destination.pitch * destination.rows
-        origin = source.start + k * source.pitch * source.rows
-        if height == 1:
-            api.memcpy(target, origin, width, stream)
-        else:
-            api.memcpy_2d(target, destination.pitch, origin, source.pitch, width, height, stream)
+    if height == depth == 1 and ARRAY not in (destination.kind, source.kind):
+        api.memcpy(destination.start, source.start, width, stream)
+        return
+    extent = width, height, depth
+    api.copy_box(destination.box(extent), source.box(extent), extent, stream)
 
 
 def _copy_2d(description: int, stream: int | None) -> None:

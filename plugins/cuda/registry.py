@@ -25,6 +25,7 @@ Adapter = Callable[..., None]
 DRIVER: dict[str, Adapter] = {}
 
 _FAMILIES = (
+    "arrays",
     "context",
     "copies",
     "device",

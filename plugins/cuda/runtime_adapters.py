@@ -5,10 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from migproxy_plugins.cuda import driver_copies, driver_entry, driver_memory, driver_streams, runtime_api
-from migproxy_plugins.cuda import status as st
+from migproxy_plugins.cuda import driver_entry, driver_memory, driver_streams, runtime_api
 from migproxy_plugins.cuda.memory_unsafe import (
-    get_bytes,
     get_string,
     put_bytes,
     put_i32,
@@ -17,7 +15,6 @@ from migproxy_plugins.cuda.memory_unsafe import (
 from migproxy_plugins.cuda.runtime.calls import check_device
 from migproxy_plugins.cuda.treatment import table
 
-from migproxy.errors import CudaError
 from migproxy.session import api
 
 Adapter = Callable[..., None]
@@ -234,30 +231,6 @@ def cudaMemcpy2DAsync(
     destination: int, to_pitch: int, source: int, from_pitch: int, width: int, height: int, kind: int, stream: int
 ) -> None:
     runtime_api.memcpy_2d(destination, to_pitch, source, from_pitch, width, height, kind, stream)
-
-
-# cudaMemcpy3DParms: srcArray, srcPos, srcPtr (ptr, pitch, xsize, ysize), dstArray, dstPos, dstPtr, extent, kind
-_COPY_3D = struct.Struct("<Q3Q4Q Q3Q4Q 3Qi")
-
-
-def _copy_3d(parameters: int, stream: int | None) -> None:
-    f = _COPY_3D.unpack(get_bytes(parameters, _COPY_3D.size))
-    if f[0] or f[8]:
-        raise CudaError(st.NOT_SUPPORTED, "cudaMemcpy3D: CUDA arrays are not supported yet")
-    width, height, depth = f[16:19]
-    source = driver_copies.Side(driver_copies.UNIFIED, f[4], 0, f[1], f[2], f[3], f[5], f[7])
-    destination = driver_copies.Side(driver_copies.UNIFIED, f[12], 0, f[9], f[10], f[11], f[13], f[15])
-    driver_copies.copy_rows(destination, source, width, height, depth, stream)
-
-
-@serves()
-def cudaMemcpy3D(parameters: int) -> None:
-    _copy_3d(parameters, None)
-
-
-@serves()
-def cudaMemcpy3DAsync(parameters: int, stream: int) -> None:
-    _copy_3d(parameters, stream)
 
 
 @serves()

@@ -39,6 +39,8 @@ UNTOUCHED: Final = frozenset(
 
 #: Runtime functions whose arguments and meaning are a driver function's.
 SAME_AS_DRIVER: Final[dict[str, str]] = {
+    "cudaArrayGetMemoryRequirements": "cuArrayGetMemoryRequirements",
+    "cudaArrayGetSparseProperties": "cuArrayGetSparseProperties",
     "cudaCtxResetPersistingL2Cache": "cuCtxResetPersistingL2Cache",
     "cudaDeviceFlushGPUDirectRDMAWrites": "cuFlushGPUDirectRDMAWrites",
     "cudaDeviceGetByPCIBusId": "cuDeviceGetByPCIBusId",
@@ -103,6 +105,8 @@ SAME_AS_DRIVER: Final[dict[str, str]] = {
     "cudaGraphUpload": "cuGraphUpload",
     "cudaGraphReleaseUserObject": "cuGraphReleaseUserObject",
     "cudaGraphRetainUserObject": "cuGraphRetainUserObject",
+    "cudaMipmappedArrayGetMemoryRequirements": "cuMipmappedArrayGetMemoryRequirements",
+    "cudaMipmappedArrayGetSparseProperties": "cuMipmappedArrayGetSparseProperties",
     "cudaStreamUpdateCaptureDependencies": "cuStreamUpdateCaptureDependencies",
     "cudaStreamUpdateCaptureDependencies_v2": "cuStreamUpdateCaptureDependencies",
     "cudaUserObjectCreate": "cuUserObjectCreate",
@@ -172,8 +176,9 @@ SAME_AS_DRIVER: Final[dict[str, str]] = {
 
 
 def _adapters() -> dict[str, Callable[..., None]]:
-    from migproxy_plugins.cuda import runtime_adapters
+    from migproxy_plugins.cuda import runtime_adapters, runtime_array_adapters
 
+    assert runtime_array_adapters
     return runtime_adapters.RUNTIME
 
 

@@ -22,6 +22,7 @@ UNKNOWN: Final = 999
 # The runtime API's own numbers, where they are not the driver's.
 CUDART_INVALID_CONFIGURATION: Final = 9
 CUDART_INVALID_PITCH: Final = 12
+CUDART_INVALID_CHANNEL_DESCRIPTOR: Final = 20
 CUDART_INVALID_MEMCPY_DIRECTION: Final = 21
 
 #: ``CUresult`` values that ``cudaError_t`` does not have.

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from migproxy_plugins.cuda import runtime_api as rt
+from migproxy_plugins.cuda.runtime import arrays
 from migproxy_plugins.cuda.runtime.calls import context_call
 from migproxy_plugins.cupy import forking, objects_unsafe, patching
 from migproxy_plugins.cupy.errors import library_failure, refuse, releasing, runtime_status, translated
@@ -37,9 +38,9 @@ STAYS: dict[str, str] = {
     "make_Extent": "fills a struct",
     "make_PitchedPtr": "fills a struct",
     "make_Pos": "fills a struct",
-    "getChannelDesc": "takes a CUDA array, and none can exist: mallocArray is refused",
-    "getTextureObjectResourceDesc": "takes a texture object, and none can exist: createTextureObject is refused",
-    "getTextureObjectTextureDesc": "takes a texture object, and none can exist: createTextureObject is refused",
+    "getChannelDesc": "fills a struct; CuPy never calls it",
+    "getTextureObjectResourceDesc": "fills a struct; CuPy never calls it",
+    "getTextureObjectTextureDesc": "fills a struct; CuPy never calls it",
     "runtimeGetVersion": "the version of the runtime that is linked into CuPy; touches no device",
     "_getCUDAMajorVersion": "from runtimeGetVersion",
     "_getLocalRuntimeVersion": "asks libcudart, which needs no device for it",
@@ -137,7 +138,6 @@ def _mem_pool_set_attribute(pool: int, attribute: int, value: Any) -> None:
     rt.mem_pool_set_attribute(pool, attribute, int(value))
 
 
-_ARRAYS = "CUDA arrays, textures and surfaces are not remote yet"
 _IPC = "a function's device memory cannot be shared with another function"
 
 #: Handlers that need nothing of the module.
@@ -164,8 +164,8 @@ HANDLERS: dict[str, Handler] = {
     "ipcOpenMemHandle": _refused("ipcOpenMemHandle", _IPC),
     "malloc": rt.malloc,
     "mallocManaged": rt.malloc_managed,
-    "malloc3DArray": _refused("malloc3DArray", _ARRAYS),
-    "mallocArray": _refused("mallocArray", _ARRAYS),
+    "malloc3DArray": arrays.malloc_3d_array,
+    "mallocArray": arrays.malloc_array,
     "mallocAsync": rt.malloc_async,
     "mallocFromPoolAsync": rt.malloc_from_pool_async,
     "hostAlloc": rt.host_alloc,
@@ -173,7 +173,7 @@ HANDLERS: dict[str, Handler] = {
     "hostUnregister": rt.host_unregister,
     "free": rt.free,
     "freeHost": rt.free_host,
-    "freeArray": _refused("freeArray", _ARRAYS),
+    "freeArray": arrays.free_array,
     "freeAsync": rt.free_async,
     "memGetInfo": rt.mem_get_info,
     "memcpy": rt.memcpy,
@@ -182,12 +182,12 @@ HANDLERS: dict[str, Handler] = {
     "memcpyPeerAsync": _memcpy_peer_async,
     "memcpy2D": rt.memcpy_2d,
     "memcpy2DAsync": rt.memcpy_2d,
-    "memcpy2DFromArray": _refused("memcpy2DFromArray", _ARRAYS),
-    "memcpy2DFromArrayAsync": _refused("memcpy2DFromArrayAsync", _ARRAYS),
-    "memcpy2DToArray": _refused("memcpy2DToArray", _ARRAYS),
-    "memcpy2DToArrayAsync": _refused("memcpy2DToArrayAsync", _ARRAYS),
-    "memcpy3D": _refused("memcpy3D", _ARRAYS),
-    "memcpy3DAsync": _refused("memcpy3DAsync", _ARRAYS),
+    "memcpy2DFromArray": arrays.memcpy_2d_from_array,
+    "memcpy2DFromArrayAsync": arrays.memcpy_2d_from_array,
+    "memcpy2DToArray": arrays.memcpy_2d_to_array,
+    "memcpy2DToArrayAsync": arrays.memcpy_2d_to_array,
+    "memcpy3D": arrays.memcpy_3d,
+    "memcpy3DAsync": arrays.memcpy_3d,
     "memset": rt.memset,
     "memsetAsync": rt.memset_async,
     "memPrefetchAsync": rt.mem_prefetch_async,
@@ -228,10 +228,10 @@ HANDLERS: dict[str, Handler] = {
     "eventQuery": _status(rt.event_query),
     "eventRecord": rt.event_record,
     "eventSynchronize": rt.event_synchronize,
-    "createTextureObject": _refused("createTextureObject", _ARRAYS),
-    "destroyTextureObject": _refused("destroyTextureObject", _ARRAYS),
-    "createSurfaceObject": _refused("createSurfaceObject", _ARRAYS),
-    "destroySurfaceObject": _refused("destroySurfaceObject", _ARRAYS),
+    "createTextureObject": arrays.create_texture_object,
+    "destroyTextureObject": arrays.destroy_texture_object,
+    "createSurfaceObject": arrays.create_surface_object,
+    "destroySurfaceObject": arrays.destroy_surface_object,
     "profilerStart": rt.profiler_start,
     "profilerStop": rt.profiler_stop,
     "_ensure_context": api.ensure_context,
@@ -244,6 +244,7 @@ MODULE_HANDLERS = ("check_status", "pointerGetAttributes", "memPoolCreate")
 #: What destructors call.
 RELEASES = (
     "free",
+    "freeArray",
     "freeHost",
     "freeAsync",
     "streamDestroy",
@@ -251,6 +252,8 @@ RELEASES = (
     "graphDestroy",
     "graphExecDestroy",
     "memPoolDestroy",
+    "destroyTextureObject",
+    "destroySurfaceObject",
 )
 
 

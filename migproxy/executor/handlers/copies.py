@@ -21,7 +21,7 @@ def _host(state: SessionState, address: int, size: int) -> None:
         raise ProtocolError(f"{size} bytes at {address:#x} are not in the arena")
 
 
-def _finish(state: SessionState, command: Command, stream: int) -> Result:
+def finish_copy(state: SessionState, command: Command, stream: int) -> Result:
     """Note the host memory in use; reply once the copy is done if the function waits for it."""
     if not command.waits:
         if not state.capturing:
@@ -44,7 +44,7 @@ def copy_htod(state: SessionState, command: Command) -> Result:
     stream = state.stream(command.stream)
     state.driver.call("cuMemcpyHtoDAsync", dst, src, size, stream)
     state.counters["bytes_htod"] += size
-    return _finish(state, command, stream)
+    return finish_copy(state, command, stream)
 
 
 @handles(Op.COPY_DTOH)
@@ -55,7 +55,7 @@ def copy_dtoh(state: SessionState, command: Command) -> Result:
     stream = state.stream(command.stream)
     state.driver.call("cuMemcpyDtoHAsync", dst, src, size, stream)
     state.counters["bytes_dtoh"] += size
-    return _finish(state, command, stream)
+    return finish_copy(state, command, stream)
 
 
 @handles(Op.COPY_DTOD)

@@ -9,6 +9,7 @@ To add a function: put it into the module of its family here, list it below, and
 
 from __future__ import annotations
 
+from migproxy.session.api.boxes import Box, copy_box, memcpy_2d
 from migproxy.session.api.callbacks import stream_add_host_function
 from migproxy.session.api.calls import driver_call, library_call, raise_deferred, statistics
 from migproxy.session.api.context import (
@@ -30,7 +31,6 @@ from migproxy.session.api.context import (
 )
 from migproxy.session.api.copies import (
     memcpy,
-    memcpy_2d,
     memcpy_dtod,
     memcpy_dtoh,
     memcpy_htod,
@@ -105,6 +105,7 @@ from migproxy.session.api.streams import (
 )
 
 __all__ = [
+    "Box",
     "PointerFacts",
     "compute_capability",
     "context_create",
@@ -117,6 +118,7 @@ __all__ = [
     "context_set_current",
     "context_set_limit",
     "context_synchronize",
+    "copy_box",
     "device_attribute",
     "device_count",
     "device_facts",

@@ -174,17 +174,6 @@ def _stage_out(session: Session, dst: int, src: int, size: int, wire: int) -> No
         raise
 
 
-def memcpy_2d(dst: int, dpitch: int, src: int, spitch: int, width: int, height: int, stream: int | None = None) -> None:
-    """Copy `height` rows of `width` bytes between pitched regions; rows are copied one by one."""
-    if width > dpitch or width > spitch:
-        raise CudaError(CUDA_ERROR_INVALID_VALUE)
-    if width == dpitch == spitch:
-        memcpy(dst, src, width * height, stream)
-        return
-    for row in range(height):
-        memcpy(dst + row * dpitch, src + row * spitch, width, stream)
-
-
 def memset(pointer: int, value: int, element_bytes: int, count: int, stream: int | None = None) -> None:
     """Set `count` elements of 1, 2 or 4 bytes."""
     if count == 0:

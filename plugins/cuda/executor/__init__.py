@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from migproxy_plugins.cuda import memory_unsafe as raw
+from migproxy_plugins.cuda.executor.arrays import ARRAY_FUNCTIONS, serve_array
 from migproxy_plugins.cuda.executor.graphs import NODE_FUNCTIONS, known_handle, serve_node
 from migproxy_plugins.cuda.rules import KINDS, RULES, VERSION_WITHOUT_EDGE_DATA, WITHOUT_EDGE_DATA
 
@@ -32,7 +33,7 @@ def serve(driver: AnyDriver, session: SessionState, name: str, packed: Sequence[
     driver : AnyDriver
     session : SessionState
     name : str
-        A key of `RULES` or of `graphs.NODE_FUNCTIONS`.
+        A key of `RULES`, of `graphs.NODE_FUNCTIONS` or of `arrays.ARRAY_FUNCTIONS`.
     packed : sequence
         The inputs in order.
 
@@ -54,6 +55,8 @@ def serve(driver: AnyDriver, session: SessionState, name: str, packed: Sequence[
     """
     if name in NODE_FUNCTIONS:
         return serve_node(driver, session, name, packed)
+    if name in ARRAY_FUNCTIONS:
+        return serve_array(driver, session, name, packed)
     rule = RULES.get(name)
     if rule is None:
         raise Refused(f"{name} is not in the cuda plugin's table")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,9 @@ from migproxy.abi import layout
 from migproxy.errors import CudaError
 from migproxy.session import api
 from migproxy.session.api import PointerFacts
+from migproxy.session.session import close_current
+
+SOFTWARE_QUOTA = 256 << 20
 
 
 class FakeSession:
@@ -93,6 +97,16 @@ class FakeSession:
         for row in range(height):
             ctypes.memmove(dst + row * dpitch, src + row * spitch, width)
 
+    def copy_box(self, destination: api.Box, source: api.Box, extent: tuple[int, int, int], _: Any = None) -> None:
+        # Arrays are tested on the software GPU.
+        assert not destination.array
+        assert not source.array
+        width, height, depth = extent
+        for k in range(depth):
+            for row in range(height):
+                to, fro = (side.at + (k * side.rows + row) * side.pitch for side in (destination, source))
+                ctypes.memmove(to, fro, width)
+
     def attribute(self, number: int, device: int = 0) -> int:
         if number not in self.attributes:
             raise CudaError(1)
@@ -164,6 +178,7 @@ def session(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
         "memcpy_dtoh": fake.to_host,
         "memcpy_dtod": fake.device_copy,
         "memcpy_2d": fake.copy_2d,
+        "copy_box": fake.copy_box,
         "memset": fake.memset,
         "stream_synchronize": fake.record("stream_synchronize"),
         "stream_create": fake.new(layout.KIND_STREAM),
@@ -183,3 +198,18 @@ def session(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
         monkeypatch.setattr(api, name, function)
     monkeypatch.setattr(marshal, "function_facts", fake.function_facts)
     return fake
+
+
+@pytest.fixture(scope="package")
+def software() -> Iterator[None]:
+    """A session of this process on the software GPU, with a context."""
+    before = dict(os.environ)
+    os.environ["MIGPROXY_DEVICE"] = "software"
+    os.environ["MIGPROXY_MEMORY"] = str(SOFTWARE_QUOTA)
+    try:
+        api.ensure_context()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    yield
+    close_current()
