@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 from migproxy.abi import lease as page
 from migproxy.arena import segment
+from migproxy.arena.ring import fence
+from migproxy.broker import segments
 from migproxy.broker.loop import Loop, Timer
 from migproxy.scheduler.machine import Action, Grant, Lease, Yield
 from migproxy.scheduler.policy import Claim, make_policy
@@ -183,6 +185,7 @@ class SliceLease:
                 self._u32(line + page.SUCCESSOR).value = 0
                 self._u32(self._base + page.HOLDER).value = member.place + 1
                 self._u32(line + page.PERMIT).value = page.PERMIT_HELD
+                segments.wake(line + page.PERMIT)
                 member.ring()
             else:
                 self._yield(action, line)
@@ -198,6 +201,11 @@ class SliceLease:
             return
         successor = self._members.get(action.successor)
         self._u32(line + page.SUCCESSOR).value = successor.place + 1 if successor is not None else 0
+        # The successor is there before the permit is looked at; a holder that goes on looks the other way round.
+        fence()
+        if successor is not None and self._u32(line + page.PERMIT).value == page.PERMIT_PARKED:
+            # It may take the lease now, and sleeps. A holder that parks after this sees the successor by itself.
+            segments.wake(self._line(successor.place) + page.PERMIT)
         if action.now and self.mode != "sequential":
             self._revoke(action.session)
         elif successor is not None:

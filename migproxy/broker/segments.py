@@ -59,10 +59,11 @@ class ExecutorBell:
         """Wake it if it sleeps. The store goes through pwrite, see `mark_lost`; waking reads nothing and writes
         nothing."""
         os.pwrite(self._fd, bytes(4), layout.EXECUTOR_BELL_OFFSET)
-        _wake(self._address)
+        wake(self._address)
 
 
-def _wake(address: int) -> None:
+def wake(address: int) -> None:
+    """Wake everyone who sleeps on the futex at an address that is mapped here."""
     _libc.syscall(
         ctypes.c_long(_SYS_FUTEX),
         ctypes.c_void_p(address),
@@ -91,5 +92,5 @@ def mark_lost(fd: int) -> None:
     os.pwrite(fd, struct.pack("<I", (bell + 1) & 0xFFFFFFFF), layout.FUNCTION_BELL_OFFSET)
     with mmap.mmap(fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE) as page:
         anchor = ctypes.c_char.from_buffer(page)
-        _wake(ctypes.addressof(anchor) + layout.FUNCTION_BELL_OFFSET)
+        wake(ctypes.addressof(anchor) + layout.FUNCTION_BELL_OFFSET)
         del anchor

@@ -18,11 +18,12 @@ from functools import cache
 
 from migproxy.abi import lease as page
 from migproxy.abi.control import LeaseChanged, Message, TraceEvent
+from migproxy.arena import futex_unsafe
 from migproxy.arena.machine_unsafe import U64, compare_exchange32, exchange32
 from migproxy.errors import ProtocolError
 
-#: So many events fit a packet.
-KEEP_EVENTS = 2000
+#: So many events fit a packet, beside those of marks.
+KEEP_EVENTS = 1000
 
 
 def swap_if(address: U64, expected: U64, value: U64) -> U64:
@@ -113,6 +114,11 @@ class LeaseClient:
         if permit == page.PERMIT_PARKED and self._swap(self.permit_address, page.PERMIT_PARKED, page.PERMIT_HELD) == (
             page.PERMIT_PARKED
         ):
+            # A successor that was named during the pause comes first. Its turn was announced to a holder that paused,
+            # so nothing else would tell this one to stop.
+            if self._load(self._line(self._me) + page.SUCCESSOR) and self.release(wants=True):
+                self._wanted_at = self._wanted_at or self._clock()
+                return False
             self._start()
             return True
         if permit == page.PERMIT_REVOKED and self.holds():
@@ -142,6 +148,15 @@ class LeaseClient:
         self._start()
         self._notify(LeaseChanged())
         return True
+
+    def wait(self, longest: float) -> None:
+        """Sleep until the lease may have come to this session, which asked for it in vain; at most `longest` seconds.
+
+        Who hands over, and a broker that names this session successor of a holder that pauses, wakes it.
+        """
+        permit = self._load(self.permit_address)
+        if permit in (page.PERMIT_NONE, page.PERMIT_REVOKED) and not self.holds():
+            futex_unsafe.wait(self.permit_address, permit, longest)
 
     def _started(self) -> bool:
         self._start()
@@ -176,26 +191,30 @@ class LeaseClient:
         self._put(self.permit_address, page.PERMIT_NONE)
         self._put(self._base + page.HOLDER, successor)
         self._put(self._line(successor) + page.PERMIT, page.PERMIT_HELD)
+        futex_unsafe.wake(self._line(successor) + page.PERMIT)
         self._notify(LeaseChanged())
         return True
 
-    def pause(self) -> None:
-        """There is nothing to do and nothing on its way, for the think-time already: let others have the lease."""
+    def pause(self) -> bool:
+        """There is nothing to do and nothing on its way, for the think-time already: let others have the lease.
+
+        Returns False where there are no others: then this session has it still.
+        """
         self._stop()
         if not self.holds():
-            return
-        if self._load(self._line(self._me) + page.SUCCESSOR) or self.should_yield():
-            self.release(wants=False)
-            return
+            return True
+        if (self._load(self._line(self._me) + page.SUCCESSOR) or self.should_yield()) and self.release(wants=False):
+            return True
         if not self.contended:
-            return
+            return False
         self._swap(self.permit_address, page.PERMIT_HELD, page.PERMIT_PARKED)
         # The broker names a successor first and looks for a parked holder then; this looks in the other order, so one
         # of the two sees the other.
         if self._load(self._line(self._me) + page.SUCCESSOR) and (
             self._swap(self.permit_address, page.PERMIT_PARKED, page.PERMIT_HELD) == page.PERMIT_PARKED
         ):
-            self.release(wants=False)
+            return self.release(wants=False)
+        return True
 
     def _stop(self) -> None:
         if self._since:

@@ -8,6 +8,7 @@ while work is on its way: it takes commands, polls completion records, and sleep
 from __future__ import annotations
 
 import _thread
+import ctypes
 import logging
 import os
 import socket
@@ -15,7 +16,7 @@ import socket
 from migproxy.abi import control, layout, protocol
 from migproxy.arena import segment
 from migproxy.arena.account import QuotaAccount
-from migproxy.arena.ring import Consumer
+from migproxy.arena.ring import Command, Consumer
 from migproxy.errors import CudaError, MigproxyError, SessionError
 from migproxy.executor import bootstrap, pump
 from migproxy.executor.device_memory import DeviceMemory
@@ -32,15 +33,12 @@ from migproxy.executor.turns import Alone, make_turns
 
 log = logging.getLogger("migproxy.executor")
 
-#: How long the loop sleeps between two looks at work on its way, at first and after `LONG_WAIT` looks.
-NAP = 30e-6
-LONG_NAP = 200e-6
-LONG_WAIT = 100
 #: Where NVML does not count by process, the context is the device's loss of free memory, of which neighbours that start
 #: at the same time can be a part; no context is larger than this.
 LARGEST_CONTEXT = 1 << 30
+_PR_SET_TIMERSLACK = 29
 #: An idle executor wakes this often, to notice what no bell announces.
-IDLE_NAP = 5.0
+IDLE_NAP = 0.5
 
 
 def serve(spec: control.SessionSpec, fds: list[int], sock: socket.socket) -> None:
@@ -55,6 +53,7 @@ def serve(spec: control.SessionSpec, fds: list[int], sock: socket.socket) -> Non
         The control socket to the broker.
     """
     load_handlers()
+    _sleep_precisely()
     driver = open_driver(spec.device)
     process = ProcessMemory(driver)
     free_before = process.free()
@@ -92,6 +91,11 @@ def serve(spec: control.SessionSpec, fds: list[int], sock: socket.socket) -> Non
         bootstrap.send(sock, control.Report(counters=state.report()))
 
 
+def _sleep_precisely() -> None:
+    """Have naps end when they are to end: by default the kernel adds up to 50 µs to each."""
+    ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(1000))
+
+
 def _open_lease(spec: control.SessionSpec, fds: list[int], sock: socket.socket) -> LeaseClient | None:
     """Open the slice's compute lease, if there is one: its page is the descriptor behind the arena's."""
     if spec.lease_place < 0:
@@ -119,12 +123,13 @@ def run(state: SessionState, turns: Alone) -> None:
         if reason in _COMMAND_IN_HAND:
             if not turns.may_carry_out(reason):
                 tables.set(pump.AGAIN, 1)
-                reason = pump.REASON_NAP
                 held_back = True
             elif reason == pump.REASON_LEASE:
                 tables.set(pump.AGAIN, 1)
+            elif reason == pump.REASON_ERROR:
+                _report(state)
             else:
-                _carry_out(state, reason)
+                turns.carry_out(lambda: carry_out(state, _command(state)))
         elif reason == pump.REASON_BAD_HEAD:
             log.warning("session %s: the ring's head is impossible", state.spec.session_id)
             state.closing = True
@@ -140,30 +145,36 @@ def run(state: SessionState, turns: Alone) -> None:
         state.publish_frees()
         state.host_functions.hand_over()
         # A record that was the last one has made the pump return as from work: after it there is nothing left to do.
-        resting = reason in (pump.REASON_IDLE, pump.REASON_NAP) and not held_back and not tables.outstanding()
+        resting = reason in (pump.REASON_IDLE, pump.REASON_NAP) and not tables.outstanding()
         turns.look(idle=resting and not completions)
         if state.closing and not completions:
             return
-        if reason == pump.REASON_IDLE and not completions:
-            consumer.sleep(turns.nap(IDLE_NAP))
-        elif reason == pump.REASON_NAP or reason == pump.REASON_IDLE:
+        if held_back:
+            turns.hold(naps)
             naps += 1
-            consumer.sleep(NAP if naps < LONG_WAIT else LONG_NAP)
-            continue
-        naps = 0
+        elif reason == pump.REASON_IDLE and not tables.outstanding() and not completions:
+            naps = 0
+            consumer.sleep(IDLE_NAP)
+        elif reason == pump.REASON_NAP or reason == pump.REASON_IDLE:
+            consumer.sleep(turns.rest(naps))
+            naps += 1
+        else:
+            naps = 0
 
 
-_COMMAND_IN_HAND = (pump.REASON_COMMAND, pump.REASON_ERROR, pump.REASON_EVENTS, pump.REASON_LEASE)
+_COMMAND_IN_HAND = frozenset(
+    (pump.REASON_COMMAND, pump.REASON_ERROR, pump.REASON_EVENTS, pump.REASON_LEASE, pump.REASON_FULL)
+)
 
 
-def _carry_out(state: SessionState, reason: int) -> None:
-    """Do what the pump left to Python with the command it has in hand."""
-    command = state.consumer.parse(state.pump.command(), state.consumer.tail - 1)
-    if reason == pump.REASON_ERROR:
-        status = state.pump.get(pump.STATUS)
-        state.fail(command, status, state.driver.detail)
-    else:
-        carry_out(state, command)
+def _command(state: SessionState) -> Command:
+    """Return the command that the pump has in hand."""
+    return state.consumer.parse(state.pump.command(), state.consumer.tail - 1)
+
+
+def _report(state: SessionState) -> None:
+    """Report the driver's error behind the command in hand, which the pump carried out."""
+    state.fail(_command(state), state.pump.get(pump.STATUS), state.driver.detail)
 
 
 def _map_arena(spec: control.SessionSpec, fds: list[int]) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from migproxy.arena.machine_unsafe import (
     U64,
     External,
     Indirect,
+    copy,
     copy_once,
     fence,
     load8,
@@ -34,6 +35,7 @@ from migproxy.arena.machine_unsafe import (
     store64_release,
     time_stamp,
 )
+from migproxy.executor import flight
 
 # -- state block ------------------------------------------------------------------------------------------------------
 RING_BASE = 0x00  # address of the control segment
@@ -49,9 +51,9 @@ FUNCTIONS = 0x48  # address of TABLE_SIZE addresses of function records by handl
 POINTERS = 0x50  # address of scratch room for MAX_PARAMETERS parameter pointers
 SPARE_EVENTS = 0x58  # address of a stack of events that are free for completion records
 SPARE_COUNT = 0x60
-WAITS = 0x68  # address of WAIT_CAPACITY records (command number, event)
+WAITS = 0x68  # address of WAIT_CAPACITY records (command number, event, issue time and name if it is a copy)
 WAIT_COUNT = 0x70
-HOST = 0x78  # address of HOST_CAPACITY records (command number, event): a queue
+HOST = 0x78  # address of HOST_CAPACITY such records: a queue
 HOST_HEAD = 0x80
 HOST_TAIL = 0x88
 PYTHON_PENDING = 0x90  # 1: Python has completion records of its own, return often
@@ -80,7 +82,7 @@ EVENT_RECORDS = 0x138
 EVENT_WAITS = 0x140
 COPIES_DTOD = 0x148
 FREE_MARKS = 0x150
-LEASE_CREDIT = 0x158  # work on the multiprocessors that may still be issued before Python looks; only with a lease
+LEASE_BEGUN = 0x158  # 1: Python has noted that this turn on the lease has begun
 LEASE_COPIES = 0x160  # 1: copies need the lease too
 AGAIN = 0x168  # 1: begin with the command in COPY, which was handed to Python and could not be carried out yet
 EVENT_KINDS = 0x170  # address of TABLE_SIZE bytes by handle index: how the event in EVENTS was made, EVENT_*
@@ -100,6 +102,8 @@ STREAM_QUERY = 0x1D0
 TIMED_COUNT = 0x1D8
 LENT = 0x1E0  # spare events that are events of the function now
 EVENT_QUERIES = 0x1E8  # counter: queries and waits of events
+FLIGHT = 0x1F0  # address of the block of ``executor/flight.py``, 0 = no lease, so nothing is marked
+OTHER_ESTIMATES = 0x1F8  # address of the estimates of what is no kernel: memsets, copies by direction
 COPY = 0x200  # SLOT_SIZE bytes: the command in hand
 STATE_SIZE = COPY + layout.SLOT_SIZE
 
@@ -108,7 +112,7 @@ WAIT_CAPACITY = 256
 HOST_CAPACITY = 8192
 SPARE_CAPACITY = 16384
 MAX_PARAMETERS = 1024
-RECORD = 16
+RECORD = 32
 TIMED_CAPACITY = 64
 MAX_LENT = 4096
 
@@ -121,11 +125,12 @@ EVENT_RECORDED = 0x80  # flag: recorded since it was made; one that was used bef
 #: In a wait's command number: the event is the function's, not a spare one.
 OWN_EVENT = 1 << 63
 
-# -- function record: real function u64, parameter count u64, parameter bytes u64, then an offset u64 for each ---------
+# -- function record: real function, parameter count, parameter bytes, estimates, an offset for each; all u64 ----------
 FUNCTION_REAL = 0
 FUNCTION_COUNT = 8
 FUNCTION_BYTES = 16
-FUNCTION_OFFSETS = 24
+FUNCTION_ESTIMATES = 24
+FUNCTION_OFFSETS = FUNCTION_ESTIMATES + 8 * flight.BUCKETS
 
 # -- why the pump returned --------------------------------------------------------------------------------------------
 REASON_IDLE = 0  # nothing to do: sleep on the bell
@@ -134,7 +139,8 @@ REASON_ERROR = 2  # the command in COPY failed with STATUS
 REASON_BAD_HEAD = 3  # the ring's head is not between its tail and one round later
 REASON_NAP = 4  # work is on its way: look again soon
 REASON_EVENTS = 5  # the stack of spare events is empty; the command in COPY is Python's
-REASON_LEASE = 6  # the command in COPY needs the compute lease, or credit; set `AGAIN` to go on with it
+REASON_LEASE = 6  # the command in COPY needs the compute lease; set `AGAIN` to go on with it
+REASON_FULL = 7  # the command in COPY has to wait until less is on its way; set `AGAIN` to go on with it
 
 NOT_READY = 600
 OP_LAUNCH = 1
@@ -275,8 +281,11 @@ def give_back(pump: U64, event: U64) -> None:
     store64(pump + SPARE_COUNT, count + 1)
 
 
-def add_wait(pump: U64, number: U64, stream: U64) -> U64:
-    """Reply to `number` once the work submitted so far to the real stream is done; returns a reason."""
+def add_wait(pump: U64, number: U64, stream: U64, name: U64) -> U64:
+    """Reply to `number` once the work submitted so far to the real stream is done; returns a reason.
+
+    `name` is what the trace calls the copy that is waited for; 0: it is none.
+    """
     count = load64(pump + WAIT_COUNT)
     if count >= WAIT_CAPACITY:
         return REASON_COMMAND
@@ -286,6 +295,8 @@ def add_wait(pump: U64, number: U64, stream: U64) -> U64:
     record = load64(pump + WAITS) + count * RECORD
     store64(record, number)
     store64(record + 8, event)
+    store64(record + 16, time_stamp())
+    store64(record + 24, name)
     store64(pump + WAIT_COUNT, count + 1)
     return 0
 
@@ -294,6 +305,12 @@ def note_fault(pump: U64, status: U64) -> None:
     """Keep the first error of completion records until Python has noted it."""
     if load64(pump + FAULT) == 0:
         store64(pump + FAULT, status)
+
+
+def note_copied(pump: U64, record: U64) -> None:
+    """Tell the trace of a copy that is done."""
+    if load64(pump + FLIGHT) and load64(record + 24):
+        flight.copied(load64(pump + FLIGHT), load64(record + 24), load64(record + 16))
 
 
 def poll_waits(pump: U64) -> U64:
@@ -309,9 +326,8 @@ def poll_waits(pump: U64) -> U64:
             index += 1
         else:
             number = load64(record)
-            last = waits + (load64(pump + WAIT_COUNT) - 1) * RECORD
-            store64(record, load64(last))
-            store64(record + 8, load64(last + 8))
+            note_copied(pump, record)
+            copy(record, waits + (load64(pump + WAIT_COUNT) - 1) * RECORD, RECORD)
             store64(pump + WAIT_COUNT, load64(pump + WAIT_COUNT) - 1)
             if number & OWN_EVENT == 0:
                 give_back(pump, event)
@@ -331,13 +347,15 @@ def poll_queue(pump: U64, queue: U64, head: U64) -> U64:
         if first == load64(pump + head + 8):
             busy = 0
         else:
-            event = load64(load64(pump + queue) + first % HOST_CAPACITY * RECORD + 8)
+            record = load64(pump + queue) + first % HOST_CAPACITY * RECORD
+            event = load64(record + 8)
             status = one_handle(load64(pump + EVENT_QUERY), event)
             if status == NOT_READY:
                 busy = 0
             else:
                 if status:
                     note_fault(pump, status)
+                note_copied(pump, record)
                 give_back(pump, event)
                 store64(pump + head, first + 1)
                 done += 1
@@ -356,9 +374,30 @@ def publish_retired(pump: U64) -> None:
         ring_bell(ring)
 
 
+def poll_flight(pump: U64) -> U64:
+    """Look at the marks behind work on the multiprocessors; returns how many were reached."""
+    marks = load64(pump + FLIGHT)
+    if marks == 0:
+        return 0
+    before = load64(marks + flight.HEAD)
+    if before == load64(marks + flight.TAIL):
+        return 0
+    status = flight.poll_marks(marks)
+    if status:
+        note_fault(pump, status)
+    return load64(marks + flight.HEAD) - before
+
+
+def in_flight(pump: U64) -> U64:
+    """Tell whether work on the multiprocessors is on its way, as far as it is marked."""
+    marks = load64(pump + FLIGHT)
+    return marks != 0 and load64(marks + flight.HEAD) != load64(marks + flight.TAIL)
+
+
 def poll(pump: U64) -> U64:
     """Look at every completion record that could be due; returns how many were."""
-    done = poll_waits(pump)
+    done = poll_flight(pump)
+    done += poll_waits(pump)
     if load64(pump + HOST_HEAD) != load64(pump + HOST_TAIL):
         done += poll_queue(pump, HOST, HOST_HEAD)
     if load64(pump + FREE_HEAD) != load64(pump + FREE_TAIL):
@@ -378,14 +417,15 @@ def outstanding(pump: U64) -> U64:
         load64(pump + WAIT_COUNT) != 0
         or load64(pump + HOST_HEAD) != load64(pump + HOST_TAIL)
         or load64(pump + FREE_HEAD) != load64(pump + FREE_TAIL)
+        or in_flight(pump)
     )
 
 
 # -- operations -------------------------------------------------------------------------------------------------------
-def after_copy(pump: U64, number: U64, flags: U64, stream: U64) -> U64:
+def after_copy(pump: U64, number: U64, flags: U64, stream: U64, name: U64) -> U64:
     """Note the host memory a copy uses; reply once it is done if the function waits."""
     if flags & FLAG_WAIT:
-        return add_wait(pump, number, stream)
+        return add_wait(pump, number, stream, name)
     last = load64(pump + HOST_TAIL)
     event = record_spare(pump, stream)
     if event == 0:
@@ -393,6 +433,8 @@ def after_copy(pump: U64, number: U64, flags: U64, stream: U64) -> U64:
     record = load64(pump + HOST) + last % HOST_CAPACITY * RECORD
     store64(record, number)
     store64(record + 8, event)
+    store64(record + 16, time_stamp())
+    store64(record + 24, name)
     store64(pump + HOST_TAIL, last + 1)
     return 0
 
@@ -423,7 +465,8 @@ def do_copy(pump: U64, number: U64, op: U64, flags: U64, stream: U64) -> U64:
         store64(pump + BYTES_DTOH, load64(pump + BYTES_DTOH) + size)
     if load64(pump + STATUS):
         return REASON_ERROR
-    return after_copy(pump, number, flags, stream)
+    name = flight.NAME_HTOD if op == OP_COPY_HTOD else flight.NAME_DTOH
+    return after_copy(pump, number, flags, stream, name | size & flight.NAME_BYTES)
 
 
 def do_memset(pump: U64, stream: U64) -> U64:
@@ -489,7 +532,12 @@ def do_sync(pump: U64, number: U64, stream: U64) -> U64:
     if status != NOT_READY:
         store64(pump + STATUS, status)
         return REASON_ERROR
-    return add_wait(pump, number, stream)
+    if load64(pump + FLIGHT):
+        # What is waited for has its mark too, so that both are seen at once.
+        store64(pump + STATUS, flight.mark(load64(pump + FLIGHT)))
+        if load64(pump + STATUS):
+            return REASON_ERROR
+    return add_wait(pump, number, stream, 0)
 
 
 def do_free_mark(pump: U64) -> U64:
@@ -500,7 +548,9 @@ def do_free_mark(pump: U64) -> U64:
     event = record_spare(pump, 0)
     if event == 0:
         return REASON_ERROR
-    store64(load64(pump + FREE_QUEUE) + last % HOST_CAPACITY * RECORD + 8, event)
+    record = load64(pump + FREE_QUEUE) + last % HOST_CAPACITY * RECORD
+    store64(record + 8, event)
+    store64(record + 24, 0)
     store64(pump + FREE_TAIL, last + 1)
     store64(pump + FREE_MARKS, load64(pump + FREE_MARKS) + 1)
     return 0
@@ -583,6 +633,7 @@ def ask_event(pump: U64, number: U64, op: U64, event: U64) -> U64:
     record = load64(pump + WAITS) + count * RECORD
     store64(record, number | OWN_EVENT)
     store64(record + 8, event)
+    store64(record + 24, 0)
     store64(pump + WAIT_COUNT, count + 1)
     return 0
 
@@ -608,9 +659,32 @@ def do_event(pump: U64, number: U64, op: U64) -> U64:
     return ask_event(pump, number, op, event)
 
 
-def needs_lease(op: U64) -> U64:
-    """Tell whether one of the operations below works on the multiprocessors."""
-    return op == OP_LAUNCH or op == OP_COPY_DTOD or op == OP_MEMSET
+def needs_lease(pump: U64, op: U64) -> U64:
+    """Tell whether one of the operations below needs the slice's lease: it works on the multiprocessors, or copies
+    need it too."""
+    if load64(pump + LEASE_WORD) == 0:
+        return 0
+    if op == OP_LAUNCH or op == OP_COPY_DTOD or op == OP_MEMSET:
+        return 1
+    return load64(pump + LEASE_COPIES) and (op == OP_COPY_HTOD or op == OP_COPY_DTOH)
+
+
+def units_of(op: U64, pump: U64) -> U64:
+    """Return the size of the work in hand: threads of a launch in warps, bytes of anything else in KiB."""
+    if op == OP_LAUNCH:
+        blocks = load32(pump + L_GRID) * load32(pump + L_GRID + 4) * load32(pump + L_GRID + 8)
+        return blocks * load32(pump + L_BLOCK) * load32(pump + L_BLOCK + 4) * load32(pump + L_BLOCK + 8) >> 5
+    if op == OP_MEMSET:
+        return load64(pump + PAYLOAD + 16) * load32(pump + PAYLOAD + 12) >> 10
+    return load64(pump + PAYLOAD + 16) >> 10
+
+
+def estimates_of(op: U64, pump: U64) -> U64:
+    """Return the address of the estimates for the work in hand, 0 when it is malformed."""
+    if op == OP_LAUNCH:
+        record = table_entry(load64(pump + FUNCTIONS), KIND_FUNCTION, load64(pump + PAYLOAD))
+        return record + FUNCTION_ESTIMATES if record else 0
+    return load64(pump + OTHER_ESTIMATES) + 8 * flight.BUCKETS * (op & 7)
 
 
 def replies_later(op: U64) -> U64:
@@ -643,15 +717,39 @@ def execute(pump: U64) -> U64:
         return REASON_COMMAND
     if load64(pump + SPARE_COUNT) == 0:
         return REASON_EVENTS
-    lease = load64(pump + LEASE_WORD)
-    if lease and (needs_lease(op) or (load64(pump + LEASE_COPIES) and (op == OP_COPY_HTOD or op == OP_COPY_DTOH))):
-        credit = load64(pump + LEASE_CREDIT)
-        if load32(lease) != load64(pump + LEASE_VALUE) or credit == 0:
-            return REASON_LEASE
-        store64(pump + LEASE_CREDIT, credit - 1)
     stream = real_stream(pump, load64(pump + SLOT_STREAM))
     if stream == NO_STREAM:
         return REASON_COMMAND
+    if needs_lease(pump, op):
+        if load32(load64(pump + LEASE_WORD)) != load64(pump + LEASE_VALUE) or load64(pump + LEASE_BEGUN) == 0:
+            return REASON_LEASE
+        if load64(pump + CAPTURING) == 0:
+            return marked(pump, number, op, flags, length, stream)
+    return perform(pump, number, op, flags, length, stream)
+
+
+def marked(pump: U64, number: U64, op: U64, flags: U64, length: U64, stream: U64) -> U64:
+    """Carry out work on the multiprocessors, if there is room for it on its way; returns a reason."""
+    marks = load64(pump + FLIGHT)
+    estimates = estimates_of(op, pump)
+    if estimates == 0:
+        return REASON_COMMAND
+    units = units_of(op, pump)
+    if flight.has_room(marks, estimates, units) == 0:
+        store64(pump + STATUS, flight.mark(marks))
+        return REASON_ERROR if load64(pump + STATUS) else REASON_FULL
+    store64(pump + STATUS, flight.before(marks, estimates, units, stream))
+    if load64(pump + STATUS):
+        return REASON_ERROR
+    reason = perform(pump, number, op, flags, length, stream)
+    if reason:
+        return reason
+    store64(pump + STATUS, flight.issued(marks, estimates, units, stream))
+    return REASON_ERROR if load64(pump + STATUS) else 0
+
+
+def perform(pump: U64, number: U64, op: U64, flags: U64, length: U64, stream: U64) -> U64:
+    """Check and carry out an operation on a real stream; returns a reason, 0 when it is done."""
     if op == OP_LAUNCH:
         return do_launch(pump, stream, length)
     if op == OP_STREAM_SYNC:
@@ -695,12 +793,36 @@ def take(pump: U64) -> U64:
     return 1
 
 
+def must_yield(pump: U64) -> U64:
+    """Tell whether this session has begun a turn on the lease and is to end it."""
+    word = load64(pump + LEASE_WORD)
+    return word != 0 and load64(pump + LEASE_BEGUN) and load32(word) != load64(pump + LEASE_VALUE)
+
+
+def try_again(pump: U64) -> U64:
+    """Carry out the command in COPY, which could not be yet; looks for a while. Returns a reason, 0 when it is done."""
+    store64(pump + AGAIN, 0)
+    start = time_stamp()
+    while 1:
+        poll(pump)
+        reason = carry_out(pump)
+        if reason != REASON_LEASE and reason != REASON_FULL:
+            return reason
+        if load64(pump + FAULT) or load64(pump + PYTHON_PENDING) or time_stamp() - start > load64(pump + SPIN_TICKS):
+            return reason
+        if reason == REASON_LEASE:
+            # The turn comes, or it ends: both are Python's.
+            mine = load32(load64(pump + LEASE_WORD)) == load64(pump + LEASE_VALUE)
+            if mine or (must_yield(pump) and in_flight(pump) == 0):
+                return reason
+        pause()
+    return 0
+
+
 def pump_run(pump: U64) -> U64:
     """Work until there is a reason to return to Python."""
     if load64(pump + AGAIN):
-        store64(pump + AGAIN, 0)
-        poll(pump)
-        reason = carry_out(pump)
+        reason = try_again(pump)
         if reason:
             return reason
     start = time_stamp()
@@ -722,9 +844,10 @@ def pump_run(pump: U64) -> U64:
                 publish_retired(pump)
             start = time_stamp()
         else:
+            busy = in_flight(pump)
             if outstanding(pump) and poll(pump):
                 start = time_stamp()
-            if load64(pump + FAULT):
+            if load64(pump + FAULT) or (busy and in_flight(pump) == 0 and must_yield(pump)):
                 return REASON_NAP
             if time_stamp() - start > load64(pump + SPIN_TICKS):
                 publish_retired(pump)

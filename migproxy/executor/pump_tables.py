@@ -11,9 +11,11 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from migproxy.abi import layout
+from migproxy.abi.ops import Op
 from migproxy.abi.protocol import DEVICE_GRANULE
 from migproxy.errors import CudaError
-from migproxy.executor import pump
+from migproxy.executor import flight, pump
+from migproxy.executor.flight_tables_unsafe import FlightTables
 
 if TYPE_CHECKING:
     from migproxy.executor.driver import AnyDriver
@@ -51,6 +53,8 @@ _EVENT_FLAGS = 2
 _EVENTS_AT_ONCE = 64
 #: About 50 µs at the 2 to 4 GHz that time-stamp counters tick with.
 _SPIN_TICKS = 150_000
+#: Of a kernel's name, in the trace.
+_LONGEST_NAME = 120
 
 
 @cache
@@ -81,7 +85,10 @@ class PumpTables:
         self._kept: list[object] = []
         self.block = self._room(pump.STATE_SIZE)
         self._run = compile_pump()
-        self._records: dict[int, object] = {}
+        self._records: dict[int, ctypes.Array[ctypes.c_uint64]] = {}
+        self._names: dict[int, str] = {}
+        self._retired: list[tuple[int, object]] = []
+        self.flight: FlightTables | None = None
         granules = (window[1] - window[0]) // DEVICE_GRANULE
         self._mapped = self._room(granules)
         self._event_kinds = self._room(pump.TABLE_SIZE)
@@ -107,6 +114,7 @@ class PumpTables:
             (pump.EVENT_KINDS, self._event_kinds),
             (pump.TIMED_EVENTS, self._room(8 * pump.TIMED_CAPACITY)),
             (pump.FREE_QUEUE, self._room(pump.RECORD * pump.HOST_CAPACITY)),
+            (pump.OTHER_ESTIMATES, self._room(8 * flight.BUCKETS * 8)),
             (pump.SPIN_TICKS, _SPIN_TICKS),
         ):
             self.set(offset, value)
@@ -194,6 +202,7 @@ class PumpTables:
             self.get(pump.WAIT_COUNT)
             or self.get(pump.HOST_HEAD) != self.get(pump.HOST_TAIL)
             or self.get(pump.FREE_HEAD) != self.get(pump.FREE_TAIL)
+            or (self.flight is not None and self.flight.on_its_way())
         )
 
     def take_waits(self) -> list[int]:
@@ -279,18 +288,35 @@ class PumpTables:
             ctypes.c_uint64.from_address(table + 8 * index).value = 0
         if kind == layout.KIND_STREAM:
             self.add(pump.USER_STREAMS, -1)
-        self._records.pop(handle, None)
+        record = self._records.pop(handle, None)
+        if record is not None:
+            self._names.pop(ctypes.addressof(record) + pump.FUNCTION_ESTIMATES, None)
+            if self.flight is not None:
+                # Marks on their way still write to its estimates.
+                self._retired = [each for each in self._retired if each[0] > self.flight.get(flight.HEAD)]
+                self._retired.append((self.flight.get(flight.TAIL) + 1, record))
 
-    def enter_function(self, handle: int, target: LaunchTarget) -> None:
-        """Mirror a kernel with what its launches need."""
+    def open_flight(self) -> FlightTables:
+        """From now on mark work on the multiprocessors; see ``executor/flight.py``."""
+        self.flight = FlightTables(self._driver, lambda estimates: self._names.get(estimates, "of an unloaded module"))
+        self.set(pump.FLIGHT, self.flight.block)
+        names = {Op.MEMSET: "memset", Op.COPY_DTOD: "copy on the device"}
+        for op, name in names.items():
+            self._names[self.get(pump.OTHER_ESTIMATES) + 8 * flight.BUCKETS * int(op)] = name
+        return self.flight
+
+    def enter_function(self, handle: int, target: LaunchTarget, name: bytes = b"") -> None:
+        """Mirror a kernel with what its launches need, and its name for the trace."""
         index = handle & layout.HANDLE_INDEX_MASK
         if index >= pump.TABLE_SIZE or len(target.parameters) > pump.MAX_PARAMETERS:
             return
         offsets = [offset for offset, _ in target.parameters]
-        words = (target.function, len(offsets), target.parameter_bytes, *offsets)
+        unknown = (0,) * flight.BUCKETS
+        words = (target.function, len(offsets), target.parameter_bytes, *unknown, *offsets)
         record = (ctypes.c_uint64 * len(words))(*words)
         self._records[handle] = record
         address = ctypes.addressof(record)
+        self._names[address + pump.FUNCTION_ESTIMATES] = name[:_LONGEST_NAME].decode(errors="replace")
         ctypes.c_uint64.from_address(self._tables[layout.KIND_FUNCTION] + 8 * index).value = address
 
     def map(self, address: int, size: int, mapped: bool) -> None:

@@ -7,25 +7,34 @@ watchdog.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
+from migproxy.abi import layout
 from migproxy.abi.control import TraceEvent
 from migproxy.abi.ops import OPERATIONS, Op
 from migproxy.errors import CudaError
-from migproxy.executor import pump
+from migproxy.executor import flight, pump
 from migproxy.executor.lease import LeaseClient
 
 if TYPE_CHECKING:
     from migproxy.executor.state import SessionState
 
-#: How long a holder that has nothing to do keeps the lease, besides the time that the pump looks for work by itself.
-THINK = 50e-6
-#: Work in flight while others wait is two marks of about this long: 2 ms, or two kernels where one is longer.
-MARK_NS = 1_000_000
-_LARGEST_MARK = 512
-_UNLIMITED = 1 << 62
-_NOT_READY = 600
+#: How long the pump looks for work before it rests.
+LOOK = 50e-6
+#: How long a holder that has nothing to do keeps the lease at first; see `Turns._learn_to_think`.
+THINK = 100e-6
+SHORTEST_THINK = 10e-6
+#: How long the loop sleeps between two looks at work on its way, at first and after `LONG_WAIT` looks.
+NAP = 30e-6
+LONG_NAP = 200e-6
+LONG_WAIT = 100
+#: A session that waits for the lease looks up this often, so that a lost wake-up costs no more.
+LONGEST_WAIT = 5e-3
+#: Marks that a trace is given at once: a packet has room for so many.
+KEEP_MARKS = 1000
+#: Operations whose payload begins with the handle of what they run.
+_BY_HANDLE = frozenset({Op.LAUNCH, Op.GRAPH_LAUNCH})
 _COPIES = frozenset({Op.COPY_HTOD, Op.COPY_DTOH})
 CUDA_ERROR_LAUNCH_TIMEOUT = 702
 
@@ -53,9 +62,17 @@ class Alone:
         if self._limit:
             self._watch()
 
-    def nap(self, longest: float) -> float:
-        """Return how long an idle executor may sleep."""
-        return longest
+    def carry_out(self, action: Callable[[], None]) -> None:
+        """Carry out the command in hand by `action`."""
+        action()
+
+    def hold(self, naps: int) -> None:
+        """Sleep a little: the command in hand cannot be carried out yet. `naps`: how often it was so before."""
+        time.sleep(self.rest(naps))
+
+    def rest(self, naps: int) -> float:
+        """Return how long to sleep while work is on its way, of which nothing is known. `naps`: see `hold`."""
+        return NAP if naps < LONG_WAIT else LONG_NAP
 
     def close(self) -> None:
         """The session ends."""
@@ -74,7 +91,9 @@ class Alone:
         if not self._on_its_way():
             self._progress = 0
             return
-        seen = (tables.get(pump.WAIT_COUNT), tables.get(pump.HOST_HEAD), tables.get(pump.FREE_HEAD), tables.tail)
+        reached = tables.flight.get(flight.HEAD) if tables.flight is not None else 0
+        waits, copies, frees = (tables.get(each) for each in (pump.WAIT_COUNT, pump.HOST_HEAD, pump.FREE_HEAD))
+        seen = waits, copies, frees, tables.tail, reached
         if not self._progress or seen != self._seen:
             self._seen, self._progress = seen, now
         elif now - self._progress > self._limit and not self._state.sticky:
@@ -101,105 +120,85 @@ class Turns(Alone):
         with_copies = state.spec.mode in ("sequential", "overlap_cpu")
         leased = {op for op, facts in OPERATIONS.items() if facts.lease}
         self._operations = frozenset(int(op) for op in (leased | _COPIES if with_copies else leased))
-        self._marks: deque[tuple[int, int]] = deque()
-        self._mark_size = 8
-        self._last_done = 0
-        self._draining = False
-        self._drained = False
-        self._paused = False
-        self._resting = False
+        self._flight = state.pump.open_flight()
+        self._bounded = False
+        self._think = THINK
+        self._answers = self._answers_of_turn = 0
+        self._gave_up_at = 0
         self._wanted_at = 0
         tables = state.pump
         tables.set(pump.LEASE_WORD, lease.permit_address)
         tables.set(pump.LEASE_VALUE, 1)
         tables.set(pump.LEASE_COPIES, int(with_copies))
-        tables.set(pump.LEASE_CREDIT, 0)
+        tables.set(pump.LEASE_BEGUN, 0)
 
+    # -- before and after a command ----------------------------------------------------------------------------------
     def may_carry_out(self, reason: int) -> bool:
         """Tell whether the command in hand may be carried out now; ask again until it may."""
-        self._paused = self._resting = False
-        if reason == pump.REASON_ERROR:
+        if reason == pump.REASON_ERROR or self._state.sticky or not self._is_leased():
             return True
-        if self._state.pump.get(pump.COPY) & 0xFFFF not in self._operations:
-            return True
+        if self._gave_up_at:
+            self._learn_to_think(time.monotonic_ns() - self._gave_up_at)
         if not self._lease.acquire():
             self._wanted_at = self._wanted_at or time.monotonic_ns()
             return False
+        self._begin()
+        if reason == pump.REASON_FULL:
+            return False
+        return reason == pump.REASON_LEASE or self._capturing() or self._flight.has_room(self._estimates())
+
+    def carry_out(self, action: Callable[[], None]) -> None:
+        """Carry out the command in hand, and mark what it puts on its way on the multiprocessors."""
+        if not self._is_leased() or self._capturing() or self._state.sticky:
+            action()
+            return
+        estimates, stream = self._estimates(), self._stream()
+        self._note(self._flight.before(estimates, stream))
+        action()
+        if not self._capturing():
+            self._note(self._flight.issued(estimates, stream))
+
+    def _note(self, status: int) -> None:
+        """A mark that cannot be set: the context is dead, or the stream has gone and with it what was to be marked."""
+        if status:
+            self._state.note_status(status)
+
+    def _is_leased(self) -> bool:
+        return self._state.pump.get(pump.COPY) & 0xFFFF in self._operations
+
+    def _capturing(self) -> bool:
+        """What is captured does not run, and a mark would become part of the graph."""
+        return bool(self._state.capturing)
+
+    def _begin(self) -> None:
+        """A turn on the lease begins, if it has not yet."""
+        tables = self._state.pump
+        bounded = self._lease.contended and not self._sequential
+        if bounded != self._bounded:
+            self._bounded = bounded
+            self._flight.bound(bounded)
         if self._wanted_at:
             self._state.counters["lease_waits"] += 1
             self._state.counters["waited_ns"] += time.monotonic_ns() - self._wanted_at
             self._wanted_at = 0
-        if not self._refill():
-            return False
-        if reason != pump.REASON_LEASE and self._state.pump.get(pump.LEASE_CREDIT):  # the pump takes its own credit
-            self._state.pump.add(pump.LEASE_CREDIT, -1)
-        return True
+        if not tables.get(pump.LEASE_BEGUN):
+            tables.set(pump.LEASE_BEGUN, 1)
+            self._answers = self._count_answers()
+        tables.set(pump.SPIN_TICKS, self._flight.ticks(int((self._think if bounded else LOOK) * 1e9)))
 
-    def look(self, *, idle: bool) -> None:
-        """Hand the lease over if it is due; called once a round."""
-        super().look(idle=idle)
-        self._lease.progress(on_its_way=self._on_its_way())
-        if self._sequential:
-            return
-        if self._lease.should_yield():
-            if self._drain():
-                self._draining = False
-                self._lease.release(wants=bool(self._wanted_at) or not idle)
-        elif idle and self._resting and not self._paused:
-            # The think-time has passed; what was launched without waiting for it may still run.
-            if self._drain():
-                self._draining = False
-                self._paused = True
-                self._lease.pause()
-        else:
-            self._draining = False
-
-    def nap(self, longest: float) -> float:
-        """Return how long an idle executor may sleep: short once, before the lease is given up."""
-        if self._sequential or self._paused or not self._lease.holds() or not self._lease.contended:
-            return longest
-        self._resting = True
-        return THINK
-
-    def close(self) -> None:
-        """The session ends: its time on the device goes into the report."""
-        self._state.counters["gpu_time_ns"] = self._lease.held_ns
-
-    def events(self) -> list[TraceEvent]:
-        """Return what the session did lately; from any thread."""
-        return list(self._lease.events.copy())
-
-    def _drain(self) -> bool:
-        """Return whether everything submitted is done; looks from round to round, never waits."""
-        if not self._draining:
-            self._draining, self._drained = True, False
-
-            def done(_: int) -> None:
-                self._drained = True
-
-            self._state.after_everything(done)
-        return self._drained
-
-    def _refill(self) -> bool:
-        """Let the pump issue up to the next mark; False while two marks are on their way already."""
-        tables = self._state.pump
-        if tables.get(pump.LEASE_CREDIT):
-            return True
-        if not self._lease.contended or self._state.capturing:
-            self._drop_marks()
-            tables.set(pump.LEASE_CREDIT, _LARGEST_MARK if self._state.capturing else _UNLIMITED)
-            return True
-        self._poll_marks()
-        if len(self._marks) >= 2:
-            return False
-        stream = self._stream()
-        event = tables.take_event()
-        if self._state.driver.status("cuEventRecord", event, stream):
-            tables.give_event(event)
-        else:
-            self._marks.append((event, time.monotonic_ns()))
-        tables.set(pump.LEASE_CREDIT, self._mark_size)
-        return True
+    def _estimates(self) -> int:
+        """Return the address of the estimates for the command in hand, which is Python's."""
+        raw = self._state.pump.command()
+        op = raw[0] | raw[1] << 8
+        kind: Hashable = op
+        name = Op(op).name.lower()
+        body = raw[layout.PAYLOAD_OFFSET :]
+        if op in _BY_HANDLE:
+            kind = op, body[:8]
+        elif op == Op.LIBRARY_CALL and not raw[2] & layout.FLAG_SPILLED:
+            name = called_name(body)
+            kind = name
+        return self._flight.estimates_of(kind, name)
 
     def _stream(self) -> int:
         """Return the real stream of the command in hand."""
@@ -208,21 +207,100 @@ class Turns(Alone):
         except CudaError:
             return 0  # a wrong handle is refused when the command is carried out
 
-    def _poll_marks(self) -> None:
-        while self._marks and self._state.driver.status("cuEventQuery", self._marks[0][0]) != _NOT_READY:
-            event, issued = self._marks.popleft()
-            self._state.pump.give_event(event)
-            now = time.monotonic_ns()
-            took = now - max(issued, self._last_done)
-            self._last_done = now
-            if took < MARK_NS // 2:
-                self._mark_size = min(_LARGEST_MARK, self._mark_size * 2)
-            elif took > MARK_NS * 5 // 4:
-                self._mark_size = max(1, self._mark_size // 2)
+    # -- once a round ------------------------------------------------------------------------------------------------
+    def look(self, *, idle: bool) -> None:
+        """Hand the lease over if it is due; called once a round."""
+        super().look(idle=idle)
+        self._lease.progress(on_its_way=self._on_its_way())
+        if not self._lease.holds():
+            return
+        if self._sequential:
+            return
+        if self._lease.should_yield():
+            if self._drained():
+                self._give_up(wants=bool(self._wanted_at) or not idle)
+        elif idle and self._drained() and self._lease.contended:
+            self._give_up(wants=False)
 
-    def _drop_marks(self) -> None:
-        while self._marks:
-            self._state.pump.give_event(self._marks.popleft()[0])
+    def _drained(self) -> bool:
+        """Tell whether nothing is on its way on the multiprocessors; looks, never waits."""
+        if self._state.sticky:
+            return True
+        return not self._flight.on_its_way() if self._capturing() else self._flight.drained()
+
+    def _give_up(self, *, wants: bool) -> None:
+        """Hand the lease to the next in turn; or, with nothing to do, to whoever comes first."""
+        if self._lease.should_yield():
+            given = self._lease.release(wants=wants)
+            if not given and not wants:
+                given = self._lease.pause()
+        else:
+            given = self._lease.pause()
+        if given:
+            self._answers_of_turn = self._count_answers() - self._answers
+            self._gave_up_at = 0 if wants else time.monotonic_ns()
+            self._state.pump.set(pump.LEASE_BEGUN, 0)
+            self._state.pump.set(pump.SPIN_TICKS, self._flight.ticks(int(LOOK * 1e9)))
+
+    # -- the think-time ----------------------------------------------------------------------------------------------
+    def _count_answers(self) -> int:
+        tables = self._state.pump
+        return tables.get(pump.SYNCS) + tables.get(pump.EVENT_QUERIES) + tables.get(pump.COPIES_DTOH)
+
+    def _learn_to_think(self, gap: int) -> None:
+        """How long it pays to keep the lease although there is nothing to do.
+
+        A function that waits for each of many small kernels is back in some ten microseconds, and to hand over in
+        between would cost it a kernel of its neighbour each time. One that waits once, at the end of its work, has a
+        CPU phase before it, and every microsecond of thinking is lost to the others.
+        """
+        self._gave_up_at = 0
+        if gap < 4e9 * THINK:
+            self._think = min(4 * THINK, max(THINK, self._think + 2e-9 * gap))
+        elif self._answers_of_turn <= 1:
+            self._think = max(SHORTEST_THINK, self._think / 2)
+
+    # -- waiting -----------------------------------------------------------------------------------------------------
+    def hold(self, naps: int) -> None:
+        """Sleep a little: the command in hand cannot be carried out yet."""
+        if self._wanted_at and not self._on_its_way():
+            self._lease.wait(LONGEST_WAIT)
+        else:
+            super().hold(naps)
+
+    def rest(self, naps: int) -> float:
+        """Return how long to sleep while work is on its way: not at all if it is about to be done."""
+        left = self._flight.left_ns()
+        if left > LONG_NAP * 1.5e9:
+            return LONG_NAP
+        if left and -LONG_NAP * 1e9 < left < 2e9 * NAP:
+            return 0.0
+        return super().rest(naps) if not left else NAP
+
+    def close(self) -> None:
+        """The session ends: its time on the device goes into the report."""
+        self._state.counters["gpu_time_ns"] = self._lease.held_ns
+        self._state.counters["gpu_busy_ns"] = self._flight.busy_ns
+
+    def events(self) -> list[TraceEvent]:
+        """Return what the session did lately; from any thread."""
+        return [*self._lease.events.copy(), *self._flight.events(KEEP_MARKS)]
+
+
+def called_name(payload: bytes) -> str:
+    """Return library and function of a `LIBRARY_CALL`, for the estimates and the trace; the rest is not decoded.
+
+    It is a MessagePack array of two strings and the arguments; what is malformed is refused when it is carried out.
+    """
+    names = []
+    position = 1
+    for _ in range(2):
+        if position >= len(payload) or payload[position] & 0xE0 != 0xA0:
+            return "library call"
+        end = position + 1 + (payload[position] & 0x1F)
+        names.append(payload[position + 1 : end].decode(errors="replace"))
+        position = end
+    return ".".join(names)
 
 
 def make_turns(state: SessionState, lease: LeaseClient | None) -> Alone:

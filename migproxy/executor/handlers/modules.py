@@ -115,7 +115,7 @@ def _describe(state: SessionState, function: int, name: bytes, owner: int) -> Fu
     handle = state.handles.add(layout.KIND_FUNCTION, function)
     total = max((start + length for start, length in parameters), default=0)
     target = state.functions[handle] = LaunchTarget(function, parameters, total)
-    state.pump.enter_function(handle, target)
+    state.pump.enter_function(handle, target, name)
     state.owner_of_function[handle] = owner
     return FunctionReply(handle, name, parameters, _attributes(state, function))
 

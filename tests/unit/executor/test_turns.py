@@ -40,8 +40,9 @@ class FakeLease:
     def should_yield(self) -> bool:
         return self.revoked and self.holds()
 
-    def pause(self) -> None:
+    def pause(self) -> bool:
         self._give_up("pause")
+        return True
 
     def release(self, *, wants: bool) -> bool:
         self._give_up("release")
@@ -51,6 +52,9 @@ class FakeLease:
         self.permit.value = 0
         self.how.append(how)
         self.given_up.set()
+
+    def wait(self, longest: float) -> None:
+        """Nobody else is there to wake this one."""
 
     def progress(self, *, on_its_way: bool) -> None:
         """The watchdog's word."""

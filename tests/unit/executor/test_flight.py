@@ -1,0 +1,189 @@
+"""What may be on its way: the bound in time, marks, and what they teach; with events that the test lets come."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from migproxy.arena import machine_unsafe
+from migproxy.executor import flight
+from migproxy.executor.flight_tables_unsafe import LIMIT_NS, SHORT_NS, FlightTables, compile_flight
+
+NOT_READY = 600
+
+
+class Device:
+    """Events that are reached when the test says so, in the order in which they were recorded."""
+
+    kind = "software"
+
+    def __init__(self) -> None:
+        self.recorded: list[int] = []
+        self.reached: set[int] = set()
+        self.made = 0
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64)
+        self._record = prototype(self._on_record)
+        self._query = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_uint64)(
+            lambda event: 0 if event in self.reached else NOT_READY
+        )
+
+    def _on_record(self, event: int, stream: int) -> int:
+        self.reached.discard(event)
+        self.recorded.append(event)
+        return 0
+
+    def out(self, name: str, *arguments: int) -> int:
+        assert name == "cuEventCreate"
+        self.made += 1
+        return self.made
+
+    def pointer(self, name: str) -> int:
+        function = {"cuEventRecord": self._record, "cuEventQuery": self._query}[name]
+        return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+    def finish(self) -> None:
+        self.reached.add(self.recorded.pop(0))
+
+
+class Work:
+    """A flight and kernels that take as long as the test says."""
+
+    def __init__(self) -> None:
+        self.device = Device()
+        self.tables = FlightTables(self.device, lambda _: "named")  # type: ignore[arg-type]
+        self.tables.bound(True)
+
+    def issue(self, kind: str, stream: int = 0) -> bool:
+        estimates = self.tables.estimates_of(kind, kind)
+        if not self.tables.has_room(estimates):
+            return False
+        assert self.tables.before(estimates, stream) == 0
+        assert self.tables.issued(estimates, stream) == 0
+        return True
+
+    def know(self, kind: str, ns: int) -> None:
+        """Have a kind of kernel be known to take so long."""
+        word = ctypes.c_uint64.from_address(self.tables.estimates_of(kind, kind))
+        word.value = self.tables.ticks(ns)
+
+    def known(self, kind: str) -> float:
+        return ctypes.c_uint64.from_address(self.tables.estimates_of(kind, kind)).value / self.tables._clock.rate
+
+
+@pytest.fixture
+def work() -> Work:
+    return Work()
+
+
+def test_what_was_never_measured_goes_alone(work: Work) -> None:
+    assert work.issue("new")
+    assert not work.issue("new")
+    work.device.finish()
+    assert work.tables.drained()
+    assert work.issue("new")
+
+
+@pytest.mark.parametrize(("ns", "most"), [(5_000_000, 1), (2_500_000, 1), (900_000, 2), (400_000, 5)])
+def test_as_much_as_the_bound_is_on_its_way_and_always_one(work: Work, ns: int, most: int) -> None:
+    work.know("kernel", ns)
+    count = 0
+    while work.issue("kernel"):
+        count += 1
+        assert count <= most
+    assert count == most
+
+
+def test_a_long_kernel_waits_for_the_short_ones_before_it(work: Work) -> None:
+    work.know("short", 10_000)
+    work.know("long", 5_000_000)
+    assert all(work.issue("short") for _ in range(8))
+    assert not work.issue("long")
+    assert len(work.device.recorded) == 1, "the batch of short ones has no mark, so nobody would see it end"
+    work.device.finish()
+    assert work.tables.drained()
+    assert work.issue("long")
+
+
+def test_many_short_kernels_share_a_mark_and_are_bounded_too(work: Work) -> None:
+    work.know("short", 5_000)
+    count = 0
+    while work.issue("short"):
+        count += 1
+    assert LIMIT_NS // 5_000 - 1 <= count <= LIMIT_NS // 5_000 + 1
+    assert len(work.device.recorded) < count // 8
+
+
+def test_a_stream_has_marks_of_its_own(work: Work) -> None:
+    work.know("short", 5_000)
+    assert work.issue("short", stream=1)
+    assert work.issue("short", stream=2)
+    assert len(work.device.recorded) == 1
+
+
+def test_without_a_bound_the_marks_are_the_only_limit(work: Work) -> None:
+    work.tables.bound(False)
+    work.know("long", 5_000_000)
+    assert all(work.issue("long") for _ in range(flight.MARKS))
+    assert not work.issue("long")
+
+
+def test_durations_are_learned_up_at_once_and_down_slowly(work: Work) -> None:
+    def take(seconds: float) -> None:
+        assert work.issue("kernel")
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+        work.device.finish()
+        assert work.tables.drained()
+
+    take(0.004)
+    first = work.known("kernel")
+    assert first >= 4e6
+    take(0.0)
+    assert 0.7 * first < work.known("kernel") < 0.8 * first
+    take(0.02)
+    assert work.known("kernel") >= 20e6
+    assert work.tables.busy_ns >= 24e6
+
+
+def test_a_batch_that_took_long_is_not_taken_for_short_again(work: Work) -> None:
+    """A kernel of the same size may suddenly take a thousand times as long: its loop count is an argument."""
+    work.know("loop", 2_000)
+    while work.issue("loop"):
+        pass
+    end = time.monotonic() + 0.05
+    while time.monotonic() < end:
+        pass
+    while work.device.recorded:
+        work.device.finish()
+    assert work.tables.drained()
+    assert work.known("loop") > SHORT_NS
+
+
+def test_the_trace_names_what_ran_when(work: Work) -> None:
+    before = time.monotonic_ns()
+    assert work.issue("sgemm")
+    work.device.finish()
+    assert work.tables.drained()
+    (event,) = work.tables.events(10)
+    assert event.what == "kernel sgemm"
+    assert before - 1_000_000 < event.start <= event.end < time.monotonic_ns() + 1_000_000
+
+
+_WORDS = (flight.HEAD, flight.TAIL, flight.EXPECTED, flight.LIMIT, flight.BATCH_COUNT, flight.BATCH_EXPECTED)
+
+
+@given(values=st.lists(st.integers(0, 1 << 40), min_size=6, max_size=6), units=st.integers(0, 1 << 62), known=st.data())
+def test_the_compiled_bound_is_the_readable_one(values: list[int], units: int, known: st.DataObject) -> None:
+    block = ctypes.create_string_buffer(flight.BLOCK_SIZE)
+    estimates = (ctypes.c_uint64 * flight.BUCKETS)(*known.draw(st.lists(st.integers(0, 9), max_size=flight.BUCKETS)))
+    address, where = ctypes.addressof(block), ctypes.addressof(estimates)
+    for offset, value in zip(_WORDS, values, strict=True):
+        ctypes.c_uint64.from_address(address + offset).value = value
+    twin: Callable[..., int] = machine_unsafe.as_python(flight.has_room)
+    assert compile_flight()["has_room"](address, where, units) == int(twin(address, where, units))
