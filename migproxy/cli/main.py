@@ -5,20 +5,10 @@ from __future__ import annotations
 import platform
 import sys
 
-import typer
-
 from migproxy.errors import AdmissionError, MigproxyError, UsageError
 
 USAGE_EXIT = 2
 FAILURE_EXIT = 1
-
-app = typer.Typer(
-    name="migproxy",
-    help="Run unmodified CuPy, Numba and cuda-python code through a broker that shares the GPU.",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
 
 
 def check_platform() -> None:
@@ -38,43 +28,22 @@ def check_platform() -> None:
         )
 
 
-def _register() -> None:
-    from migproxy.cli import broker, doctor, kill, logs, mig, ps, run, smi, top, trace
-
-    for module in (run, broker, doctor, ps, kill, logs, smi, top, trace, mig):
-        module.register(app)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         check_platform()
-        _register()
-        arguments = list(sys.argv[1:] if arguments is None else arguments)
-        if not arguments:
-            arguments = ["--help"]
         if arguments[:1] == ["run"]:
-            from migproxy.cli.run import protect_module_arguments
+            from migproxy.cli.run import main as run
 
-            arguments = ["run", *protect_module_arguments(arguments[1:])]
-        result = app(args=arguments, prog_name="migproxy", standalone_mode=False)
-    except UsageError as error:
-        return complain(str(error), USAGE_EXIT)
-    except AdmissionError as error:
+            return run(arguments[1:])
+        from migproxy.cli.commands import invoke
+
+        return invoke(arguments or ["--help"])
+    except (UsageError, AdmissionError) as error:
         return complain(str(error), USAGE_EXIT)
     except MigproxyError as error:
         return complain(str(error), FAILURE_EXIT)
-    except typer.Exit as leave:
-        return int(leave.exit_code)
-    except typer.Abort:
-        return 130
-    except Exception as error:
-        # typer bundles its own click in newer releases, so its usage errors are known by shape, not by class.
-        format_message = getattr(error, "format_message", None)
-        if format_message is None:
-            raise
-        return complain(format_message(), USAGE_EXIT)
-    return result if isinstance(result, int) else 0
 
 
 def complain(text: str, code: int) -> int:

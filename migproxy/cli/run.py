@@ -8,6 +8,7 @@ the function ended.
 
 from __future__ import annotations
 
+import argparse
 import os
 import secrets
 import signal
@@ -16,9 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from types import FrameType
-from typing import Annotated
-
-import typer
+from typing import NoReturn
 
 from migproxy.abi.control import AskReport, FunctionReport, Status
 from migproxy.cli.control import BrokerClient
@@ -37,40 +36,74 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _REPORT_PATIENCE = 5.0
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(
-        "run",
-        context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
-        help="Run SCRIPT, or -m MODULE, through the broker. Options after the script are the script's own.",
-    )(run)
+HELP = "Run SCRIPT, or -m MODULE, through the broker. Options after the script are the script's own."
+#: Options that a value follows.
+_TAKES_VALUE = ("-m", "--broker", "--memory", "--device")
 
 
-def run(
-    arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="SCRIPT|-m MODULE [ARGS]...", show_default=False)
-    ] = None,
-    module: Annotated[str, typer.Option("-m", metavar="MODULE", help="Run a module as a script, like python -m.")] = "",
-    broker: Annotated[str, typer.Option(help="Socket of the broker to use.")] = "",
-    private: Annotated[bool, typer.Option("--private", help="Start a broker for this run only.")] = False,
-    memory: Annotated[str, typer.Option(help="Device memory quota, like 2GiB. Default: the broker's.")] = "",
-    device: Annotated[str, typer.Option(help="auto, software, a GPU's index, a GPU-… or MIG-… UUID.")] = "auto",
-    require_isolation: Annotated[
-        bool, typer.Option("--require-isolation", help="Refuse to run where the script could open the GPU itself.")
-    ] = False,
-    report: Annotated[bool, typer.Option("--report", help="At the end, print what was executed.")] = False,
-) -> int:
-    """Run a script through the broker."""
-    command = function_command(list(arguments or []), module)
-    if private and broker:
+class _Parser(argparse.ArgumentParser):
+    """Wrong use is one line, as everywhere in this command line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see migproxy run --help")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of what stands before the script.
+
+    This command starts functions, so what it imports is part of every function's start: `argparse`, where all other
+    commands use typer; see docs/decisions/run-without-typer.md.
+    """
+    parser = _Parser(
+        prog="migproxy run", description=HELP, allow_abbrev=False, usage="%(prog)s [OPTIONS] SCRIPT|-m MODULE [ARGS]..."
+    )
+    parser.add_argument("-m", dest="module", metavar="MODULE", default="", help="run a module, like python -m")
+    parser.add_argument("--broker", metavar="PATH", default="", help="socket of the broker to use")
+    parser.add_argument("--private", action="store_true", help="start a broker for this run only")
+    parser.add_argument("--memory", metavar="SIZE", default="", help="device memory quota, like 2GiB (the broker's)")
+    parser.add_argument(
+        "--device", metavar="NAME", default="auto", help="auto, software, a GPU's index, a GPU-… or MIG-… UUID (auto)"
+    )
+    parser.add_argument(
+        "--require-isolation", action="store_true", help="refuse to run where the script could open the GPU itself"
+    )
+    parser.add_argument("--report", action="store_true", help="at the end, print what was executed")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Run ``migproxy run`` with `arguments`; returns only if the function did not replace this process."""
+    own, rest = split(arguments)
+    return run(make_parser().parse_args(own), rest)
+
+
+def split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Split into this command's own arguments, and the script (unless ``-m`` names a module) with its arguments."""
+    position = 0
+    while position < len(arguments):
+        argument = arguments[position]
+        if argument == "--":
+            return arguments[:position], arguments[position + 1 :]
+        if argument == "-" or not argument.startswith("-"):
+            break
+        position += 2 if argument in _TAKES_VALUE else 1
+        if argument.startswith("-m"):
+            break
+    return arguments[:position], arguments[position:]
+
+
+def run(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Run a script, or ``options.module``, through the broker."""
+    command = function_command(arguments, options.module)
+    if options.private and options.broker:
         raise UsageError("--private and --broker exclude each other")
     check_installed()
-    quota = parse_size(memory) if memory else 0
-    canonical = check_name(device)
-    path = "" if private else connect.find_broker(explicit=broker)
+    quota = parse_size(options.memory) if options.memory else 0
+    canonical = check_name(options.device)
+    path = "" if options.private else connect.find_broker(explicit=options.broker)
     started = not path
     if started:
-        path = connect.start_private_broker(device=device)
+        path = connect.start_private_broker(device=options.device)
     client = BrokerClient(path)
     try:
         check_against(client.status(), canonical, quota)
@@ -78,14 +111,14 @@ def run(
     finally:
         client.close()
     # Under one's own broker this would protect nobody: the function could as well end the broker.
-    if require_isolation or (foreign and gpu_nodes() and is_possible()):
+    if options.require_isolation or (foreign and gpu_nodes() and is_possible()):
         keep_off_the_gpu()
     function_id = secrets.token_hex(8)
-    env = function_environment(path, function_id=function_id, quota=quota, device=device)
+    env = function_environment(path, function_id=function_id, quota=quota, device=options.device)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # None where the caller closed the descriptor
             stream.flush()
-    if not report:
+    if not options.report:
         os.execve(command[0], command, env)
     code = wait_for(command, env)
     print_report(ask_report(path, function_id), sys.stderr)
@@ -104,25 +137,6 @@ def keep_off_the_gpu() -> None:
     """
     if gpu_nodes() or landlock_version():
         isolate()
-
-
-def protect_module_arguments(arguments: list[str]) -> list[str]:
-    """Put ``--`` behind ``-m MODULE``, so that what follows is the module's own, as with python.
-
-    A script's arguments need no such help: option parsing ends at the first argument that is no option.
-    """
-    takes_value = ("--broker", "--memory", "--device")
-    position = 0
-    while position < len(arguments):
-        argument = arguments[position]
-        if argument == "-m":
-            return [*arguments[: position + 2], "--", *arguments[position + 2 :]]
-        if argument.startswith("-m"):
-            return [*arguments[: position + 1], "--", *arguments[position + 1 :]]
-        if argument == "--" or not argument.startswith("-") or argument == "-":
-            return arguments
-        position += 2 if argument in takes_value else 1
-    return arguments
 
 
 def function_command(arguments: list[str], module: str) -> list[str]:

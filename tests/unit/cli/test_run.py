@@ -177,7 +177,8 @@ def test_questions_to_a_broker(tmp_path: Path, broker: str) -> None:
         (("run", "--broker", "/none.sock", "ok.py"), "no broker answers at /none.sock (from --broker)"),
         (("run", "--broker", "x", "--private", "ok.py"), "--private and --broker exclude each other"),
         (("run", "--memory", "900TiB", "ok.py"), "--memory 900TiB is more than a function may have here:"),
-        (("run", "--colour", "ok.py"), "No such option: --colour"),
+        (("run", "--colour", "ok.py"), "unrecognized arguments: --colour; see migproxy run --help"),
+        (("run", "--memory"), "argument --memory: expected one argument; see migproxy run --help"),
         (("walk",), "No such command 'walk'"),
         (("mig",), "Missing command."),
         (("ps", "--broker", "/none.sock"), "no broker answers at /none.sock (from --broker)"),
@@ -229,3 +230,14 @@ def test_the_report_tells_how_long_the_function_waited_for_replies(tmp_path: Pat
     number, unit = waited.strip(" │").split()[-2:]
     seconds = float(number) * {"µs": 1e-6, "ms": 1e-3, "s": 1.0}[unit]
     assert 0 < seconds <= float(done.stdout) + 0.5, (done.stdout, done.stderr)
+
+
+def test_a_run_imports_neither_typer_nor_a_gpu_library(tmp_path: Path) -> None:
+    """What the command imports is part of every function's start."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "migproxy", "run", "none.py"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment(), check=False,
+    )  # fmt: skip
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "msgspec" in imported
+    assert not imported & {"typer", "click", "rich", "pydantic", "numpy", "cupy", "numba", "llvmlite"}
