@@ -1,11 +1,11 @@
-"""The heap in machine code: ``migproxy.arena.heap`` compiled. No Python lock: the functions lock by themselves."""
+"""The heap in machine code: ``arena.heap_unsafe`` compiled. No Python lock: the functions lock by themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
 
-from migproxy.arena import heap as readable
+from migproxy.arena import heap_unsafe as readable
 from migproxy.jit import language
 
 
@@ -16,7 +16,7 @@ def addresses() -> dict[str, int]:
 
 
 class Heap(readable.Heap):
-    """As `migproxy.arena.heap.Heap`, compiled: threads with and without the GIL can use it at the same time."""
+    """As `migproxy.arena.heap_unsafe.Heap`, compiled: threads with and without the GIL can use it at the same time."""
 
     def _bind(self) -> dict[str, Callable[..., int]]:
         found = addresses()

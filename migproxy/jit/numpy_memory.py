@@ -13,8 +13,8 @@ from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 
-from migproxy.arena import numpy_memory as cells
-from migproxy.arena.heap import Heap
+from migproxy.arena import numpy_memory_unsafe as cells
+from migproxy.arena.heap_unsafe import Heap
 from migproxy.jit import compiler, language, trampoline
 
 ENABLED = os.environ.get("MIGPROXY_NUMPY_ARENA") != "0"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
-from migproxy.arena.heap import heap_allocate, heap_free, heap_lock, heap_owns, heap_unlock
+from migproxy.arena.heap_unsafe import heap_allocate, heap_free, heap_lock, heap_owns, heap_unlock
 from migproxy.arena.machine_unsafe import (
     U64,
     External,

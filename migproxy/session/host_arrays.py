@@ -10,7 +10,7 @@ import logging
 import time
 from types import ModuleType
 
-from migproxy.arena import fork
+from migproxy.arena import fork_unsafe
 from migproxy.errors import CudaError, MigproxyError
 from migproxy.jit import numpy_memory
 from migproxy.session import session as sessions
@@ -64,4 +64,4 @@ def _use(session: sessions.Session) -> None:
 
 
 sessions.on_new_session(_use)
-fork.in_child(lambda: numpy_memory.use_heap(None))
+fork_unsafe.in_child(lambda: numpy_memory.use_heap(None))

@@ -21,7 +21,7 @@ import msgspec
 from migproxy import ending
 from migproxy.abi import control, layout
 from migproxy.abi.ops import Op
-from migproxy.arena import fork, segment
+from migproxy.arena import fork_unsafe, segment
 from migproxy.arena.memory_unsafe import copy_in, copy_out
 from migproxy.errors import AdmissionError, CudaError, ProtocolError, SessionError, SessionLost
 from migproxy.jit import fast_path
@@ -70,8 +70,8 @@ class Session:
         self.windows = windows
         self._map_arena(windows, connection.segment_fds, welcome.segment_sizes)
         self.ring = FastProducer(windows.arena_base, self.heap)
-        self._protected = fork.Protected(self._segments, self.heap, self.ring)
-        fork.protect(self._protected)
+        self._protected = fork_unsafe.Protected(self._segments, self.heap, self.ring)
+        fork_unsafe.protect(self._protected)
         self.device = DeviceMemory(
             self, windows.device_base, windows.device_size // 2, welcome.quota, connection.account
         )

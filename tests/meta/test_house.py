@@ -22,7 +22,6 @@ RAW_FILES = {
     "migproxy/broker/leases.py": "words of the lease page, at offsets of abi/lease.py from the broker's own mapping",
     "migproxy/executor/lease.py": "the same page in the executor",
     "migproxy/executor/pump_tables.py": "words of the pump's state block, at its own offsets from its own allocation",
-    "migproxy/arena/heap.py": "gives blocks of its own segments out as buffers",
     "migproxy/host_memory.py": "gives a block of the heap out as a buffer",
     "migproxy/session/api/modules.py": "the length of PTX that the caller passes by address only: text up to its NUL",
 }

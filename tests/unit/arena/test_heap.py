@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from migproxy.arena import heap as readable
+from migproxy.arena import heap_unsafe as readable
 from migproxy.arena import machine_unsafe as machine
 from migproxy.arena import segment
 from migproxy.jit.heap import Heap

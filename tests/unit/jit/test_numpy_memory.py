@@ -11,7 +11,7 @@ import pytest
 PRELUDE = """
 import os, threading, time, gc
 import numpy as np
-from migproxy.arena import fork, segment
+from migproxy.arena import fork_unsafe, segment
 from migproxy.jit import numpy_memory
 from migproxy.jit.heap import Heap
 SIZE = 64 << 20
@@ -27,7 +27,7 @@ def switch():
 class Ring:
     def hold(self): pass
     def let_go(self): pass
-arena = fork.Protected(lambda: [(base, SIZE)], heap, Ring())
+arena = fork_unsafe.Protected(lambda: [(base, SIZE)], heap, Ring())
 """
 
 
@@ -185,8 +185,8 @@ def test_tracemalloc_sees_arena_arrays() -> None:
 def test_neither_side_of_a_fork_sees_the_others_writes() -> None:
     assert "ok" in run("""
         switch()
-        fork.protect(arena)
-        fork.in_child(lambda: numpy_memory.use_heap(None))
+        fork_unsafe.protect(arena)
+        fork_unsafe.in_child(lambda: numpy_memory.use_heap(None))
         a, b = np.arange(1_000_000), np.ones(700)
         assert owned(a) and owned(b)
         pid = os.fork()
@@ -219,7 +219,7 @@ def test_neither_side_of_a_fork_sees_the_others_writes() -> None:
 def test_grandchildren_have_their_own_copies() -> None:
     assert "ok" in run("""
         switch()
-        fork.protect(arena)
+        fork_unsafe.protect(arena)
         a = np.zeros(100_000)
         def child(depth):
             pid = os.fork()
@@ -250,7 +250,7 @@ def test_forks_while_other_threads_allocate() -> None:
         import sys
         sys.setswitchinterval(1e-5)
         switch()
-        fork.protect(arena)
+        fork_unsafe.protect(arena)
         stop = threading.Event()
         def work():
             while not stop.is_set():
@@ -280,10 +280,10 @@ def test_forks_while_other_threads_allocate() -> None:
 def test_a_child_that_dies_before_copying_does_not_hold_its_parent() -> None:
     assert "ok" in run("""
         switch()
-        fork.protect(arena)
+        fork_unsafe.protect(arena)
         a = np.ones(100_000)
-        real = fork.make_private
-        fork.make_private = lambda _: os.kill(os.getpid(), 9)
+        real = fork_unsafe.make_private
+        fork_unsafe.make_private = lambda _: os.kill(os.getpid(), 9)
         start = time.monotonic()
         pid = os.fork()
         assert pid and os.waitpid(pid, 0)[1] == 9
@@ -298,7 +298,7 @@ def test_subprocesses_are_not_held_up() -> None:
     assert "ok" in run("""
         import subprocess, sys
         switch()
-        fork.protect(arena)
+        fork_unsafe.protect(arena)
         a = np.ones(1_000_000)
         assert subprocess.run(["true"], timeout=30).returncode == 0
         assert (a == 1).all()

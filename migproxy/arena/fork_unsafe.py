@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from migproxy.arena import segment
-from migproxy.arena.heap import Heap
+from migproxy.arena.heap_unsafe import Heap
 from migproxy.arena.memory_unsafe import copy
 
 #: How long a parent is held for its child's copying.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 
-from migproxy.arena.heap import MIN_ALIGN, heap_free, heap_owns, heap_size, heap_take
+from migproxy.arena.heap_unsafe import MIN_ALIGN, heap_free, heap_owns, heap_size, heap_take
 from migproxy.arena.machine_unsafe import U32, U64, External, Indirect, Symbol, copy, fill, load64, store64
 
 MAX_HEAPS = 8
