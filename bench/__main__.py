@@ -3,24 +3,38 @@
 ::
 
     python -m bench [NAME…] [--size smoke|full] [--rounds N] [--out DIR] [--proxied-only]
-    python -m bench.colocation [--out DIR] …     several functions on one GPU
+    python -m bench.coldstart …       how long until a script's first result?
+    python -m bench.colocation …      what do several functions on one GPU cost each other?
+    python -m bench.applications …    whole programs: a Rodinia-like set, NPBench, pyhpc-benchmarks
+    python -m bench.softgpu           how fast is the software GPU, beside NumPy?
     python -m bench report DIR [--markdown FILE]  a page with tables and plots of what lies in DIR
     python -m bench ab BASE HEAD [NAME…]          two commits against each other
 
-Each round runs pytest-benchmark once in a plain process and once under ``migproxy run`` with the same warm broker, in
-alternating order. A benchmark's figure is the median over its rounds' medians; its spread the smallest and largest of
-them.
+The first form runs pytest-benchmark files, one a question: ``test_copies.py``, ``test_launches.py``,
+``test_latency.py``, ``test_api.py``, ``test_numpy_arena.py``, ``test_memory.py``. Each round runs them once in a plain
+process and once under ``migproxy run`` with the same broker, in alternating order. A benchmark's figure is the median
+over its rounds' medians; its spread the smallest and largest of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
 
-from bench.rounds import NAMES, Samples, collect, machine, print_table, run_once, start_broker, summarise
+from bench.rounds import (
+    NAMES,
+    Samples,
+    collect,
+    in_turn,
+    modes_for,
+    print_table,
+    run_once,
+    served,
+    summarise,
+    write_record,
+)
 
 
 def main() -> int:
@@ -43,27 +57,20 @@ def main() -> int:
     unknown = [name for name in arguments.names if name not in NAMES]
     if unknown:
         parser.error(f"no benchmark {unknown[0]!r}; there are: {', '.join(NAMES)}")
-    modes = ["proxied"] if arguments.proxied_only else ["native", "proxied"]
     samples: Samples = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        broker = start_broker(Path(scratch))
-        try:
-            for number in range(arguments.rounds):
-                for mode in modes if number % 2 == 0 else reversed(modes):
-                    result = run_once(mode, arguments.names, arguments.size, Path(scratch), broker)
-                    collect(result, mode, samples)
-        finally:
-            broker.terminate()
-            broker.wait(10)
-    rows = summarise(samples)
+    failed = False
+    with tempfile.TemporaryDirectory() as scratch, served(Path(scratch)) as broker:
+        modes = modes_for(broker, arguments.proxied_only)
+        for number in range(arguments.rounds):
+            for mode in in_turn(modes, number):
+                result = run_once(mode, arguments.names, arguments.size, Path(scratch), broker)
+                failed = failed or result["exit_code"] != 0
+                collect(result, mode, samples)
+            # After each round, so that what is cut short leaves the rounds that it made.
+            rows = summarise(samples)
+            write_record(arguments.out, "results", broker.gpu, arguments.size, rounds=number + 1, rows=rows)
     print_table(rows)
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        # Where the figures went is nobody else's business; everything else makes them again.
-        command = [word for word in sys.argv[1:] if word not in ("--out", str(arguments.out))]
-        facts = {"machine": machine(), "command": command, "size": arguments.size, "rows": rows}
-        (arguments.out / "results.json").write_text(json.dumps(facts, indent=1) + "\n")
-    return 0
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,13 @@
 """Did a change make proxied code slower? Two commits, built and installed apart, run in turn and compared in pairs.
 
-``python -m bench ab BASE HEAD [NAME…]``: each round runs the benchmarks once with each commit's migproxy, in
-alternating order; the
-benchmarks themselves are the working tree's. Exit code 1 if a benchmark became slower beyond the noise.
+``python -m bench ab BASE HEAD [NAME…]`` takes benchmarks of the working tree (names of `bench/`, or paths of other
+pytest-benchmark files) and runs them in rounds, once with each commit's migproxy, in alternating order, each round in a
+process of its own. Exit code 1 if a benchmark became slower.
+
+How it judges: a round's figure is its *fastest* run, which other load on the machine disturbs least. Rounds are pairs,
+and a row is slower only if both the bootstrap interval of the pairs' ratios and a paired t-test put it beyond the
+smallest effect that counts (``--minimum-effect``), both corrected for the number of rows (`migproxy.testing.pairs`).
+Rows that look different are then measured again, with as many fresh rounds; only what shows both times counts.
 """
 
 from __future__ import annotations
@@ -13,11 +18,16 @@ import sys
 import sysconfig
 import tempfile
 import venv
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from bench.rounds import HERE, NAMES, Samples, collect, run_once, start_broker
+from bench.rounds import HERE, NAMES, Samples, collect, environment, in_turn, name_of, run_once, start_broker
 from migproxy.testing.both import print_rows
-from migproxy.testing.pairs import compare
+from migproxy.testing.pairs import Comparison, compare_all
+
+SIDES = ("base", "head")
+DIFFERENT = ("slower", "faster")
 
 
 def prepare(revision: str, folder: Path) -> str:
@@ -26,24 +36,92 @@ def prepare(revision: str, folder: Path) -> str:
     Everything but migproxy comes from this interpreter's environment.
     """
     tree = folder / "tree"
-    subprocess.run(["git", "worktree", "add", "--detach", str(tree), revision], cwd=HERE.parent, check=True)
+    subprocess.run(["git", "worktree", "add", "-q", "--detach", str(tree), revision], cwd=HERE.parent, check=True)
     return install(tree, folder)
 
 
 def install(tree: Path, folder: Path) -> str:
-    """Install the checkout `tree` into a virtual environment under `folder`; returns its interpreter."""
-    environment = folder / "venv"
-    venv.create(environment, with_pip=False, symlinks=True)
-    python = environment / "bin" / "python"
-    purelib = Path(sysconfig.get_path("purelib", vars={"base": str(environment), "platbase": str(environment)}))
+    """Install the checkout `tree` into a virtual environment under `folder`; returns its interpreter.
+
+    Raises
+    ------
+    RuntimeError
+        The interpreter finds another migproxy than that one.
+    """
+    place = folder / "venv"
+    venv.create(place, with_pip=False, symlinks=True)
+    python = str(place / "bin" / "python")
+    purelib = Path(sysconfig.get_path("purelib", vars={"base": str(place), "platbase": str(place)}))
     # Links, because cuda.pathfinder looks for CUDA's libraries in site-packages itself and not along sys.path.
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
         target = purelib / entry.name
         if not entry.name.startswith(("migproxy", "__editable__", "__pycache__")) and not target.exists():
             target.symlink_to(entry)
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--ignore-installed", str(tree)], check=True)
-    return str(python)
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--no-compile", "--ignore-installed", str(tree)], check=True, env=environment(python))
+    code = "import migproxy; print(migproxy.__file__)"
+    asked = subprocess.run([python, "-c", code], env=environment(python), cwd=folder, capture_output=True, text=True)
+    if not asked.stdout.startswith(str(purelib)):
+        raise RuntimeError(f"{python} finds migproxy at {asked.stdout.strip()!r}: {asked.stderr}")
+    return python
+
+
+class Sides:
+    """Both commits, installed, each with a broker."""
+
+    def __init__(self, pythons: dict[str, str], folders: dict[str, Path], size: str) -> None:
+        self.pythons = pythons
+        self._folders = folders
+        self._size = size
+        self._brokers = {side: start_broker(folders[side], python) for side, python in pythons.items()}
+        #: Benchmark's name → what pytest calls it.
+        self.tests: dict[str, str] = {}
+
+    def measure(self, names: Sequence[str], rounds: int) -> Samples:
+        """Run the rounds; returns the figures of both sides."""
+        samples: Samples = {}
+        for number in range(rounds):
+            for side in in_turn(list(self.pythons), number):
+                result = run_once(
+                    "proxied", names, self._size, self._folders[side], self._brokers[side], self.pythons[side]
+                )
+                collect(result, side, samples, "min")
+                self.tests.update({name_of(one): one["fullname"] for one in result["benchmarks"]})
+            print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+        return samples
+
+    def close(self) -> None:
+        """End the brokers."""
+        for broker in self._brokers.values():
+            broker.stop()
+
+
+def judge(sides: Sides, names: Sequence[str], rounds: int, effect: float) -> list[Comparison]:
+    """Measure, and measure again what looks different; returns a row for each benchmark."""
+    rows = compare(sides.measure(names, rounds), effect)
+    suspects = [row.name for row in rows if row.verdict in DIFFERENT]
+    if suspects:
+        print("again:", ", ".join(suspects), file=sys.stderr, flush=True)
+        again = compare(sides.measure([sides.tests[name] for name in suspects], rounds), effect)
+        rows = confirm(rows, again)
+    return rows
+
+
+def compare(samples: Samples, effect: float) -> list[Comparison]:
+    """Compare all benchmarks that ran on both sides."""
+    pairs = {name: (found["base"], found["head"]) for name, found in samples.items() if len(found) == 2}
+    return compare_all(pairs, tolerance=effect)
+
+
+def confirm(rows: Sequence[Comparison], again: Sequence[Comparison]) -> list[Comparison]:
+    """Return the rows; a difference that the second measurement does not show is ``"unclear"``."""
+    second = {row.name: row for row in again}
+    return [
+        replace(row, verdict="unclear")
+        if row.verdict in DIFFERENT and second[row.name].verdict != row.verdict
+        else second.get(row.name, row)
+        for row in rows
+    ]
 
 
 def main(arguments: list[str]) -> int:
@@ -51,46 +129,27 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench ab")
     parser.add_argument("base", help="the commit before")
     parser.add_argument("head", help="the commit after")
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(NAMES)}, or paths of pytest-benchmark files")
     parser.add_argument("--size", choices=("smoke", "full"), default="full")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=15, help="pairs of processes (default 15)")
+    parser.add_argument("--minimum-effect", type=float, default=0.05, help="smallest change that counts (default 0.05)")
     options = parser.parse_args(arguments)
-    sides = ("base", "head")
+    names = [str(Path(name).resolve()) if name not in NAMES else name for name in options.names]
     with tempfile.TemporaryDirectory(prefix="migproxy-ab-") as scratch:
-        folders = {side: Path(scratch) / side for side in sides}
+        folders = {side: Path(scratch) / side for side in SIDES}
         try:
             pythons = {}
-            for side in sides:
+            for side in SIDES:
                 folders[side].mkdir()
                 pythons[side] = prepare(getattr(options, side), folders[side])
-            return judge(measure(pythons, folders, options.names, options.size, options.rounds))
+            sides = Sides(pythons, folders, options.size)
+            try:
+                rows = judge(sides, names, options.rounds, options.minimum_effect)
+            finally:
+                sides.close()
         finally:
-            for side in sides:
+            for side in SIDES:
                 remove = ["git", "worktree", "remove", "--force", str(folders[side] / "tree")]
                 subprocess.run(remove, cwd=HERE.parent, check=False)
-
-
-def measure(pythons: dict[str, str], folders: dict[str, Path], names: list[str], size: str, rounds: int) -> Samples:
-    """Run the rounds; returns the figures of both sides."""
-    samples: Samples = {}
-    brokers = {side: start_broker(folders[side], python) for side, python in pythons.items()}
-    try:
-        for number in range(rounds):
-            order = list(pythons) if number % 2 == 0 else list(reversed(pythons))
-            for side in order:
-                result = run_once("proxied", names, size, folders[side], brokers[side], pythons[side])
-                collect(result, side, samples)
-    finally:
-        for broker in brokers.values():
-            broker.terminate()
-        for broker in brokers.values():
-            broker.wait(10)
-    return samples
-
-
-def judge(samples: Samples) -> int:
-    """Print the pairs; returns 1 if any benchmark became slower."""
-    rows = [compare(name, sides["base"], sides["head"]) for name, sides in samples.items() if len(sides) == 2]
-    print("native is BASE, proxied is HEAD:")
-    print_rows(rows)
+    print_rows(rows, sides=SIDES)
     return int(any(row.verdict == "slower" for row in rows))

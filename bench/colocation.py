@@ -5,6 +5,9 @@
 is the speed-up over running them one after another: N times the time of one alone, by the time until the last of N has
 finished. Then a small request (50 dependent small kernels, each synchronised) runs beside a function that keeps the GPU
 busy; the figures are the request's median, 99th percentile and worst, and the heavy neighbour's rate.
+
+Processes start and warm up before the clock starts; they repeat a measurement without starting again. A row that does
+not finish within its deadline is recorded as that, and the next one is measured.
 """
 
 from __future__ import annotations
@@ -12,20 +15,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import selectors
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.rounds import machine, start_broker
+from bench.rounds import Broker, command_for, environment, modes_for, served, write_record
 
-MODES = ("native", "proxied")
-SMOKE = {"matrix": 64, "copy": 1 << 16, "spin": 0.001, "requests": 3}
-FULL = {"matrix": 4096, "copy": 100 << 20, "spin": 0.004, "requests": 60}
-DEADLINE = 240.0
+SMOKE = {"matrix": 64, "copy": 1 << 16, "spin": 0.001, "requests": 3, "small": 3, "seconds": 0.3, "memory": "256MiB"}
+FULL = {"matrix": 4096, "copy": 100 << 20, "spin": 0.004, "requests": 60, "small": 60, "seconds": 5, "memory": "4GiB"}
+#: For starting a function and for what it measures, in seconds.
+START, DEADLINE = 90.0, 60.0
 
 
 # -- in the function ---------------------------------------------------------------------------------------------------
@@ -36,8 +42,8 @@ def spin(seconds: float) -> None:
         pass
 
 
-def worker(kind: str, size: dict[str, Any], iterations: int) -> None:
-    """Prepare, say ``ready``, wait for a line, run, and print what came of it as JSON."""
+def worker(kind: str, size: dict[str, Any]) -> None:
+    """Prepare, say ``ready``; then for each line that comes, measure, and print what came of it as JSON."""
     import cupy as cp
 
     a = cp.random.rand(size["matrix"], size["matrix"], dtype=cp.float32)
@@ -67,54 +73,64 @@ def worker(kind: str, size: dict[str, Any], iterations: int) -> None:
     for _ in range(3):
         once()
     print("ready", flush=True)
-    sys.stdin.readline()
+    for _ in sys.stdin:
+        print(json.dumps(measured(kind, once, size)), flush=True)
+
+
+def measured(kind: str, once: Callable[[], None], size: dict[str, Any]) -> dict[str, Any]:
+    """Run the requests; returns all of their time, and each one's."""
     latencies = []
     start = time.perf_counter()
     if kind == "heavy":
-        while time.perf_counter() - start < iterations:
+        while time.perf_counter() - start < size["seconds"]:
             once()
             latencies.append(0.0)
     else:
-        for _ in range(iterations):
+        for _ in range(size["requests"] if kind == "request" else size["small"]):
             if kind == "small":
                 time.sleep(0.005)
             begin = time.perf_counter()
             once()
             latencies.append(time.perf_counter() - begin)
-    print(json.dumps({"seconds": time.perf_counter() - start, "latencies": latencies}), flush=True)
+    return {"seconds": time.perf_counter() - start, "latencies": latencies}
 
 
 # -- around it ---------------------------------------------------------------------------------------------------------
+class TooLate(Exception):
+    """A function did not answer by its deadline."""
+
+
 class Worker:
     """One function or native process."""
 
-    def __init__(self, mode: str, kind: str, iterations: int, size: str, broker: str) -> None:
-        inner = ["-m", "bench.colocation", "--worker", kind, "--iterations", str(iterations), "--size", size]
-        prefix = [sys.executable]
-        if mode == "proxied":
-            prefix = [sys.executable, "-m", "migproxy", "run", "--broker", broker, "--memory", "4GiB"]
-            if size == "smoke":
-                prefix[-1] = "256MiB"
+    def __init__(self, mode: str, kind: str, size: str, broker: Broker) -> None:
+        inner = ["-m", "bench.colocation", "--worker", kind, "--size", size]
+        memory = (SMOKE if size == "smoke" else FULL)["memory"]
         self.process = subprocess.Popen(
-            [*prefix, *inner],
+            command_for(mode, inner, broker, "--memory", memory),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            bufsize=1,
             cwd=Path(__file__).resolve().parent.parent,
+            env=environment(),
         )
 
-    def wait_ready(self) -> None:
-        """Wait until it has prepared.
+    def line(self, deadline: float) -> str:
+        """Return its next line.
 
         Raises
         ------
-        RuntimeError
-            It ended before.
+        TooLate
+            None came by `deadline`, or the process ended.
         """
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if line.strip() != "ready":
-            raise RuntimeError(f"a worker said {line!r} and ended with {self.process.wait(10)}")
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            text = self.process.stdout.readline() if selector.select(max(0, deadline - time.monotonic())) else ""
+        if not text:
+            raise TooLate(f"no answer in time; exit code {self.process.poll()}")
+        return text.strip()
 
     def go(self) -> None:
         """Start its measured part."""
@@ -122,27 +138,43 @@ class Worker:
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
 
-    def result(self) -> dict[str, Any]:
-        """Return what it measured."""
-        out, _ = self.process.communicate(timeout=DEADLINE)
-        found: dict[str, Any] = json.loads(out)
-        return found
+    def end(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.wait(30)
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                stream.close()
 
 
-def together(mode: str, kinds: list[tuple[str, int]], size: str, broker: str) -> list[dict[str, Any]]:
-    """Run workers at the same time and return their results."""
-    workers = [Worker(mode, kind, iterations, size, broker) for kind, iterations in kinds]
-    try:
-        for one in workers:
-            one.wait_ready()
-        for one in workers:
+class Group:
+    """Workers that measure at the same time, any number of times."""
+
+    def __init__(self, workers: list[Worker]) -> None:
+        self._workers = workers
+
+    def measure(self) -> list[dict[str, Any]]:
+        """Run all at the same time and return their results."""
+        for one in self._workers:
             one.go()
-        return [one.result() for one in workers]
+        deadline = time.monotonic() + DEADLINE
+        return [json.loads(one.line(deadline)) for one in self._workers]
+
+
+@contextmanager
+def group(mode: str, kinds: list[str], size: str, broker: Broker) -> Iterator[Group]:
+    """Start workers, for a ``with`` block."""
+    workers: list[Worker] = []
+    try:
+        workers += [Worker(mode, kind, size, broker) for kind in kinds]
+        deadline = time.monotonic() + START
+        for one in workers:
+            if (said := one.line(deadline)) != "ready":
+                raise TooLate(f"a function said {said!r}")
+        yield Group(workers)
     finally:
         for one in workers:
-            if one.process.poll() is None:
-                one.process.kill()
-            one.process.wait()
+            one.end()
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -151,85 +183,76 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1e3
 
 
-def main() -> int:
-    """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(prog="python -m bench.colocation")
-    parser.add_argument("--size", choices=("smoke", "full"), default="full")
-    parser.add_argument("--functions", type=int, nargs="*", default=[2, 4, 8])
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--proxied-only", action="store_true")
-    parser.add_argument("--worker")
-    parser.add_argument("--iterations", type=int, default=0)
-    arguments = parser.parse_args()
-    size = SMOKE if arguments.size == "smoke" else FULL
-    if arguments.worker:
-        worker(arguments.worker, size, arguments.iterations)
-        return 0
-    modes = MODES[1:] if arguments.proxied_only else MODES
-    rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        broker = start_broker(Path(scratch))
-        try:
-            for mode in modes:
-                rows += makespans(mode, arguments, size, broker.socket)
-            for mode in modes:
-                rows.append(beside_heavy(mode, arguments, broker.socket))
-        finally:
-            broker.terminate()
-            broker.wait(10)
-    for row in rows:
-        print(row)
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        command = [word for word in sys.argv[1:] if word not in ("--out", str(arguments.out))]
-        text = json.dumps({"machine": machine(), "command": command, "rows": rows}, indent=1)
-        (arguments.out / "colocation.json").write_text(text + "\n")
-    return 0
+def makespan(mode: str, functions: int, repeat: int, size: str, broker: Broker) -> dict[str, Any]:
+    """Return the row of a number of functions at once."""
+    row: dict[str, Any] = {"what": "makespan" if functions > 1 else "alone", "mode": mode, "functions": functions}
+    try:
+        with group(mode, ["request"] * functions, size, broker) as running:
+            found = [max(one["seconds"] for one in running.measure()) for _ in range(repeat)]
+    except TooLate as error:
+        return {**row, "error": str(error)}
+    spread = [round(min(found), 4), round(max(found), 4)]
+    return {**row, "seconds": round(statistics.median(found), 4), "spread": spread}
 
 
-def makespans(mode: str, arguments: argparse.Namespace, size: dict[str, Any], broker: str) -> list[dict[str, Any]]:
-    """Return a row for each number of functions at once."""
-    count = size["requests"]
-
-    def makespan(functions: int) -> float:
-        found = [
-            max(one["seconds"] for one in together(mode, [("request", count)] * functions, arguments.size, broker))
-            for _ in range(arguments.repeat)
-        ]
-        return statistics.median(found)
-
-    alone = makespan(1)
-    rows = [{"what": "alone", "mode": mode, "functions": 1, "seconds": round(alone, 4)}]
-    for functions in arguments.functions:
-        seconds = makespan(functions)
-        rows.append(
-            {
-                "what": "makespan",
-                "mode": mode,
-                "functions": functions,
-                "seconds": round(seconds, 4),
-                "speedup": round(functions * alone / seconds, 3),
-            }
-        )
-    return rows
-
-
-def beside_heavy(mode: str, arguments: argparse.Namespace, broker: str) -> dict[str, Any]:
+def beside_heavy(mode: str, size: str, broker: Broker) -> dict[str, Any]:
     """Return the latencies of a small request beside a heavy neighbour, and the neighbour's rate."""
-    count = 3 if arguments.size == "smoke" else 60
-    alone = together(mode, [("small", count)], arguments.size, broker)[0]["latencies"]
-    seconds = 1 if arguments.size == "smoke" else 6
-    small, heavy = together(mode, [("small", count), ("heavy", seconds)], arguments.size, broker)
+    row: dict[str, Any] = {"what": "small request beside a heavy neighbour", "mode": mode}
+    try:
+        with group(mode, ["small"], size, broker) as running:
+            alone = running.measure()[0]["latencies"]
+        with group(mode, ["heavy"], size, broker) as running:
+            rate = running.measure()[0]
+        with group(mode, ["small", "heavy"], size, broker) as running:
+            small, heavy = running.measure()
+    except TooLate as error:
+        return {**row, "error": str(error)}
     return {
-        "what": "small request beside a heavy neighbour",
-        "mode": mode,
+        **row,
         "alone_p50_ms": round(percentile(alone, 0.5), 3),
         "p50_ms": round(percentile(small["latencies"], 0.5), 3),
         "p99_ms": round(percentile(small["latencies"], 0.99), 3),
         "worst_ms": round(max(small["latencies"]) * 1e3, 3),
+        "heavy_alone_per_second": round(len(rate["latencies"]) / rate["seconds"], 1),
         "heavy_per_second": round(len(heavy["latencies"]) / heavy["seconds"], 1),
     }
+
+
+def main() -> int:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m bench.colocation", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--size", choices=("smoke", "full"), default="full")
+    parser.add_argument("--functions", type=int, nargs="*", default=[2, 4, 8])
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--proxied-only", action="store_true")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        worker(arguments.worker, SMOKE if arguments.size == "smoke" else FULL)
+        return 0
+    rows: list[dict[str, Any]] = []
+
+    def add(row: dict[str, Any]) -> None:
+        rows.append(row)
+        print(row, flush=True)
+        # After each row, so that what is cut short leaves what it has measured.
+        write_record(arguments.out, "colocation", broker.gpu, arguments.size, rows=rows)
+
+    with tempfile.TemporaryDirectory() as scratch, served(Path(scratch)) as broker:
+        modes = modes_for(broker, arguments.proxied_only)
+        alone = {}
+        for functions in (1, *arguments.functions):
+            for mode in modes:
+                row = makespan(mode, functions, arguments.repeat, arguments.size, broker)
+                if functions == 1:
+                    alone[mode] = row.get("seconds", 0.0)
+                if functions > 1 and "seconds" in row:
+                    row["speedup"] = round(functions * alone[mode] / row["seconds"], 3)
+                add(row)
+        for mode in modes:
+            add(beside_heavy(mode, arguments.size, broker))
+    return int(any("error" in row for row in rows))
 
 
 if __name__ == "__main__":

@@ -1,90 +1,193 @@
-"""Rounds of benchmarks in processes of their own, and what to make of their figures."""
+"""Brokers and rounds: what all commands of the benchmarks share."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
+import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from migproxy.cli.control import BrokerClient
+from migproxy.errors import UsageError
+from migproxy.testing.machine import SOFTWARE, device_name, machine
+
 HERE = Path(__file__).resolve().parent
 NAMES = sorted(path.stem.removeprefix("test_") for path in HERE.glob("test_*.py"))
-LIBRARIES = ("migproxy", "numpy", "cupy-cuda12x", "cupy-cuda13x", "numba", "numba-cuda", "cuda-bindings", "cuda-core")
+MODES = ("native", "proxied")
 TIMEOUT = 900.0
-#: Name → mode → one figure a round, in seconds.
+#: Name → side → one figure a round, in seconds.
 Samples = dict[str, dict[str, list[float]]]
 
 
 class Broker(subprocess.Popen[bytes]):
-    """A broker for all proxied rounds."""
+    """A broker for all proxied rounds.
+
+    Attributes
+    ----------
+    socket : str
+        Where it listens.
+    gpu : str
+        What it serves, as records name it.
+    """
 
     socket = ""
+    gpu = ""
+
+    def stop(self) -> None:
+        """End it."""
+        self.terminate()
+        self.wait(10)
 
 
-def start_broker(scratch: Path, python: str = sys.executable) -> Broker:
+def start_broker(scratch: Path, python: str = sys.executable, *, options: Sequence[str] = ()) -> Broker:
     """Start a broker of interpreter `python`'s migproxy and wait until it listens."""
     path = str(scratch / "broker.sock")
-    broker = Broker([python, "-m", "migproxy", "broker", "--socket", path])
+    device = os.environ.get("MIGPROXY_DEVICE") or "auto"
+    command = [python, "-m", "migproxy", "broker", "--socket", path, "--device", device, *options]
+    command += ["--parent-pid", str(os.getpid())]  # so that it ends with this process, however that ends
+    broker = Broker(command, cwd=scratch, env=environment(python), stdout=subprocess.DEVNULL)
     broker.socket = path
     deadline = time.monotonic() + 60
-    while not os.path.exists(path):
+    while not answers(path):
         if broker.poll() is not None or time.monotonic() > deadline:
+            broker.kill()
+            broker.wait(10)
             raise SystemExit("the broker did not start")
-        time.sleep(0.05)
+        time.sleep(0.02)
     return broker
 
 
+def answers(path: str) -> bool:
+    """Return whether a broker listens there."""
+    try:
+        BrokerClient(path).close()
+    except UsageError:
+        return False
+    return True
+
+
+@contextmanager
+def served(scratch: Path, options: Sequence[str] = ()) -> Iterator[Broker]:
+    """Run a broker of this interpreter for a ``with`` block; knows its device.
+
+    SIGTERM, as a time limit sends it, ends the block in order: nothing that was started is left behind.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    broker = start_broker(scratch, options=options)
+    try:
+        client = BrokerClient(broker.socket)
+        slices = client.status().slices
+        client.close()
+        broker.gpu = SOFTWARE if slices[0].kind == "software" else device_name()
+        yield broker
+    finally:
+        broker.stop()
+
+
+def modes_for(broker: Broker, proxied_only: bool) -> tuple[str, ...]:
+    """Return the modes that can be compared: natively there is no software GPU.
+
+    Raises
+    ------
+    SystemExit
+        Native runs are asked for, but the broker serves a software GPU.
+    """
+    if proxied_only:
+        return ("proxied",)
+    if broker.gpu == SOFTWARE:
+        raise SystemExit("nothing to compare with: there is no GPU here (--proxied-only measures on the software GPU)")
+    return MODES
+
+
+def in_turn(modes: Sequence[str], number: int) -> list[str]:
+    """Return the order of round `number`: alternating, so that drifts cancel."""
+    return list(modes) if number % 2 == 0 else list(reversed(modes))
+
+
+def without_own(env: dict[str, str]) -> dict[str, str]:
+    """Return an environment without what a function's process carries."""
+    kept = ("MIGPROXY_CACHE_DIR",)
+    return {name: value for name, value in env.items() if not name.startswith("MIGPROXY_") or name in kept}
+
+
+def environment(python: str = sys.executable, **more: str) -> dict[str, str]:
+    """Return the environment of measured processes; that of another interpreter finds that one's packages only."""
+    env = {**without_own(dict(os.environ)), **more}
+    if python != sys.executable:
+        # Otherwise the working tree, which is the current directory or on the path, hides what is installed.
+        env.pop("PYTHONPATH", None)
+        env["PYTHONSAFEPATH"] = "1"
+    return env
+
+
+def command_for(mode: str, arguments: Sequence[str], broker: Broker, *options: str, python: str = "") -> list[str]:
+    """Return the command line of ``python ARGUMENTS`` in a mode; `options` are those of ``migproxy run``."""
+    python = python or sys.executable
+    if mode == "native":
+        return [python, *arguments]
+    return [python, "-m", "migproxy", "run", "--broker", broker.socket, *options, *arguments]
+
+
 def run_once(
-    mode: str, names: Sequence[str], size: str, scratch: Path, broker: Broker | None, python: str = sys.executable
+    mode: str, names: Sequence[str], size: str, scratch: Path, broker: Broker, python: str = sys.executable
 ) -> dict[str, Any]:
-    """Run pytest-benchmark in one process and return its JSON.
+    """Run pytest-benchmark in one process and return its JSON, with pytest's exit code as ``exit_code``.
 
     Parameters
     ----------
     mode : str
         ``"native"`` or ``"proxied"``.
     names : sequence of str
-        Of `NAMES`; all if empty.
+        Of `NAMES`, or paths and pytest's ids; all of `NAMES` if empty.
     size : str
         ``"smoke"`` or ``"full"``.
     scratch : Path
         For the JSON file.
-    broker : Broker, optional
+    broker : Broker
         For proxied runs.
     python : str
         The interpreter.
     """
-    files = [str(HERE / f"test_{name}.py") for name in names or NAMES]
     output = scratch / f"{mode}.json"
     output.unlink(missing_ok=True)
-    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"--benchmark-json={output}", "--timeout=0", *files]
-    command = [python, *pytest]
-    if mode == "proxied":
-        assert broker is not None
-        command = [python, "-m", "migproxy", "run", "--broker", broker.socket, *pytest]
-    env = dict(os.environ, BENCH_SIZE=size)
+    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=0", "--import-mode=importlib"]
+    pytest += [f"--benchmark-json={output}", "--benchmark-columns=median", "-c", str(HERE.parent / "pyproject.toml")]
+    pytest += ["--rootdir", str(HERE.parent), *files_of(names)]
+    env = environment(python, BENCH_SIZE=size, NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS="0")
+    command = command_for(mode, pytest, broker, python=python)
     done = subprocess.run(command, env=env, cwd=HERE.parent, timeout=TIMEOUT, capture_output=True, text=True)
-    if not output.exists():
+    if not output.exists() or not output.stat().st_size:
         raise SystemExit(f"the {mode} run failed:\n{done.stdout}\n{done.stderr}")
     if done.returncode:
-        print(done.stdout[-2000:], done.stderr[-2000:], sep="\n", file=sys.stderr)
+        print(f"of the {mode} run, some failed:", done.stdout[-4000:], done.stderr[-2000:], sep="\n", file=sys.stderr)
     found: dict[str, Any] = json.loads(output.read_text())
-    return found
+    return {**found, "exit_code": done.returncode}
 
 
-def collect(result: dict[str, Any], mode: str, samples: Samples) -> None:
-    """Add one run's medians, per call, in seconds."""
+def files_of(names: Sequence[str]) -> list[str]:
+    """Return what pytest is given for these benchmarks."""
+    return [str(HERE / f"test_{name}.py") if name in NAMES else name for name in names or NAMES]
+
+
+def name_of(benchmark: dict[str, Any]) -> str:
+    """Return a benchmark's name in tables: its own if it has one, else file and function."""
+    own = benchmark["extra_info"].get("id")
+    file = Path(benchmark["fullname"].split("::")[0]).stem.removeprefix("test_")
+    return str(own) if own else f"{file}::{benchmark['name'].removeprefix('test_')}"
+
+
+def collect(result: dict[str, Any], side: str, samples: Samples, figure: str = "median") -> None:
+    """Add one run's figures, per call, in seconds; `figure` is one of pytest-benchmark's, as ``median`` or ``min``."""
     for one in result["benchmarks"]:
-        name = f"{Path(one['fullname'].split('::')[0]).stem.removeprefix('test_')}::{one['name'].removeprefix('test_')}"
         calls = one["extra_info"].get("calls", 1)
-        samples.setdefault(name, {}).setdefault(mode, []).append(one["stats"]["median"] / calls)
+        samples.setdefault(name_of(one), {}).setdefault(side, []).append(one["stats"][figure] / calls)
 
 
 def summarise(samples: Samples) -> list[dict[str, Any]]:
@@ -110,23 +213,17 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         print(f"{row['name']:44} {native:>12} {proxied:>12} {row.get('ratio', '-')!s:>7}   {spread[0]}…{spread[1]}")
 
 
-def machine() -> dict[str, Any]:
-    """Return what the figures depend on: host, GPU, driver, versions."""
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    try:
-        gpu = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        gpu = "software GPU"
-    return {
-        "gpu": gpu,
-        "cpus": os.cpu_count(),
-        "python": platform.python_version(),
-        "kernel": platform.release(),
-        "versions": versions,
-    }
+def write_record(out: Path | None, question: str, gpu: str, size: str, **found: Any) -> None:
+    """Write what a command measured to ``OUT/QUESTION.json``, with all that it depends on."""
+    if out is None:
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    # Where the figures went is nobody else's business; everything else makes them again.
+    words = iter(sys.argv[1:])
+    command = [Path(word).name if "/" in word else word for word in words if not (word == "--out" and next(words, ""))]
+    program = Path(sys.argv[0])
+    module = "bench" if program.name == "__main__.py" else f"bench.{program.stem}"
+    if program.name == "__main__.py" and program.parent.name != "bench":
+        module = f"bench.{program.parent.name}"
+    facts = {"machine": machine(gpu), "command": ["python", "-m", module, *command], "size": size, **found}
+    (out / f"{question}.json").write_text(json.dumps(facts, indent=1) + "\n")

@@ -39,6 +39,18 @@ def test_kernel_sync(benchmark: Any, smoke: bool, x: Any) -> None:
     benchmark.pedantic(call, rounds=_rounds(smoke), iterations=1, warmup_rounds=10)
 
 
+def test_launch_sync(benchmark: Any, smoke: bool) -> None:
+    """The paper's figure: one launch of a kernel that does nothing and a synchronize."""
+    kernel = cp.RawKernel('extern "C" __global__ void nothing() {}', "nothing")
+    stream = cp.cuda.get_current_stream()
+
+    def call() -> None:
+        kernel((1,), (32,), ())
+        stream.synchronize()
+
+    benchmark.pedantic(call, rounds=_rounds(smoke), iterations=1, warmup_rounds=10)
+
+
 def test_read_element(benchmark: Any, smoke: bool, x: Any) -> None:
     """``float(x[0])``."""
     benchmark.pedantic(lambda: float(x[0]), rounds=_rounds(smoke), iterations=1, warmup_rounds=10)

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from migproxy.testing.pairs import Comparison, compare
+from migproxy.testing.pairs import Comparison, compare_all
 from migproxy.testing.plugin import run_child, scratch
 from migproxy.testing.processes import child_environment, functions_environment
 
@@ -81,7 +81,7 @@ def _one(
 def comparisons(outcomes: Runs, benchmarks: Runs) -> list[Comparison]:
     """Return a row for each test that passed in every run of both modes: by its benchmark if it has one."""
     timed = {mode: [_medians(run) for run in benchmarks[mode]] for mode in MODES}
-    rows = []
+    samples: dict[str, tuple[list[float], list[float]]] = {}
     for name in outcomes["native"][0]:
         runs = [run.get(name) for mode in MODES for run in outcomes[mode]]
         if any(run is None or run["outcome"] != "passed" for run in runs):
@@ -93,8 +93,8 @@ def comparisons(outcomes: Runs, benchmarks: Runs) -> list[Comparison]:
                 values[mode] = [run[name]["seconds"] for run in outcomes[mode]]
             else:
                 values[mode] = [float(value) for value in medians if value is not None]
-        rows.append(compare(name, values["native"], values["proxied"]))
-    return rows
+        samples[name] = values["native"], values["proxied"]
+    return compare_all(samples)
 
 
 def _medians(run: dict[str, Any]) -> dict[str, float]:
@@ -112,16 +112,17 @@ def print_outcomes(outcomes: Runs) -> bool:
     return good
 
 
-def print_rows(rows: list[Comparison]) -> None:
-    """Print the table of pairs."""
+def print_rows(rows: list[Comparison], sides: tuple[str, str] = MODES) -> None:
+    """Print the table of pairs; `sides` names its two columns of times."""
     if not rows:
-        print("migproxy: no test passed in every run of both modes, so there is nothing to compare")
+        print(f"migproxy: no test passed in every run of both modes ({', '.join(sides)}): nothing to compare")
         return
     width = max(len(row.name) for row in rows)
-    print(f"{'test':{width}}  {'native':>10}  {'proxied':>10}  {'ratio':>6}  {'95% interval':>15}  verdict")
+    base, other = sides
+    print(f"{'test':{width}}  {base:>10}  {other:>10}  {'ratio':>6}  {'95% interval':>15}  verdict")
     for row in rows:
         interval = f"{row.low:.3f} … {row.high:.3f}"
-        times = f"{seconds(row.native):>10}  {seconds(row.proxied):>10}"
+        times = f"{seconds(row.base):>10}  {seconds(row.other):>10}"
         print(f"{row.name:{width}}  {times}  {row.ratio:6.3f}  {interval:>15}  {row.verdict}")
 
 

@@ -6,20 +6,14 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
-import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from migproxy.errors import UsageError
+from migproxy.testing.machine import label, machine
 from migproxy.testing.pairs import Comparison
 
-LIBRARIES = (
-    *("migproxy", "numpy", "cupy-cuda12x", "cupy-cuda13x", "numba", "numba-cuda", "cuda-bindings", "cuda-core"),
-    "pytest-benchmark",
-)
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 15px/1.5 sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }}
 table {{ border-collapse: collapse; margin: 1em 0 }} td, th {{ padding: .2em .8em; text-align: right; border-bottom:
@@ -28,29 +22,6 @@ td:first-child, th:first-child {{ text-align: left }} .slower {{ color: #b00 }} 
 max-width: 100% }}
 </style></head><body><h1>{title}</h1>{body}</body></html>
 """
-
-
-def device_name() -> str:
-    """Return the name of the GPU that native runs used, or that there is none."""
-    import subprocess
-
-    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "software GPU (no figure here says anything about a real one)"
-
-
-def machine() -> dict[str, str]:
-    """Return what the figures depend on."""
-    facts = {"device": device_name(), "cores": str(os.cpu_count()), "python": platform.python_version()}
-    facts["kernel"] = platform.release()
-    for name in LIBRARIES:
-        try:
-            facts[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return facts
 
 
 def plot(rows: Sequence[Comparison], device: str) -> bytes:
@@ -77,7 +48,7 @@ def plot(rows: Sequence[Comparison], device: str) -> bytes:
     return picture.getvalue()
 
 
-def write_report(folder: Path, rows: Sequence[Comparison], *, command: Sequence[str]) -> Path:
+def write_report(folder: Path, rows: Sequence[Comparison], *, command: Sequence[str], gpu: str = "") -> Path:
     """Write ``index.html`` (self-contained) and ``ratios.png``; returns the page's path.
 
     Raises
@@ -85,8 +56,8 @@ def write_report(folder: Path, rows: Sequence[Comparison], *, command: Sequence[
     UsageError
         matplotlib is missing.
     """
-    facts = machine()
-    picture = plot(rows, facts["device"]) if rows else b""
+    facts = machine(gpu)
+    picture = plot(rows, label(facts["gpu"])) if rows else b""
     folder.mkdir(parents=True, exist_ok=True)
     if picture:
         (folder / "ratios.png").write_bytes(picture)
@@ -95,7 +66,7 @@ def write_report(folder: Path, rows: Sequence[Comparison], *, command: Sequence[
     return page
 
 
-def _body(rows: Sequence[Comparison], facts: dict[str, str], command: Sequence[str], picture: bytes) -> str:
+def _body(rows: Sequence[Comparison], facts: dict[str, Any], command: Sequence[str], picture: bytes) -> str:
     from migproxy.testing.both import seconds
 
     def cells(values: Sequence[Any], tag: str = "td", kind: str = "") -> str:
@@ -103,13 +74,14 @@ def _body(rows: Sequence[Comparison], facts: dict[str, str], command: Sequence[s
         return f'<tr class="{kind}">{inner}</tr>'
 
     lines = [f"<p><code>{html.escape(' '.join(command))}</code></p>", "<table>"]
-    lines += [cells((name, value)) for name, value in facts.items()]
+    known = {**facts, **facts["versions"], "gpu": label(facts["gpu"])}
+    lines += [cells((name, value)) for name, value in known.items() if name != "versions"]
     lines.append("</table>")
     if picture:
         lines.append(f'<img alt="ratios" src="data:image/png;base64,{base64.b64encode(picture).decode()}">')
     lines.append("<table>" + cells(("test", "native", "proxied", "ratio", "95% interval", "verdict"), "th"))
     for row in rows:
         interval = f"{row.low:.3f} … {row.high:.3f}"
-        values = (row.name, seconds(row.native), seconds(row.proxied), f"{row.ratio:.3f}", interval, row.verdict)
+        values = (row.name, seconds(row.base), seconds(row.other), f"{row.ratio:.3f}", interval, row.verdict)
         lines.append(cells(values, kind=row.verdict))
     return "\n".join([*lines, "</table>"])

@@ -40,5 +40,5 @@ def test_one_pair_gets_no_verdict() -> None:
 
 
 def test_what_makes_no_pairs_is_refused() -> None:
-    with pytest.raises(ValueError, match="1 native and 2 proxied"):
+    with pytest.raises(ValueError, match="1 and 2 timings"):
         compare("x", [1.0], [1.0, 2.0])

@@ -1,0 +1,1 @@
+"""Whole programs, natively and proxied: ``python -m bench.applications --help``."""

@@ -1,0 +1,122 @@
+"""One process that runs programs as it is told, natively or as a function: ``python -m bench.applications.worker``.
+
+Requests and answers are one line of JSON each. A request that takes longer than its limit ends with an error, and the
+worker goes on with the next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from bench.applications.program import Program
+
+
+class TookTooLong(Exception):
+    """A request ran into its limit."""
+
+
+def _alarm(_number: int, _frame: FrameType | None) -> None:
+    raise TookTooLong("took longer than its limit")
+
+
+def load(suite: str, root: str, name: str, preset: str) -> Program:
+    """Return a program."""
+    if suite == "rodinia":
+        from bench.applications.rodinia import PROGRAMS
+
+        return PROGRAMS[name][preset]()
+    from bench.applications import external
+
+    make = {"npbench": external.npbench, "pyhpc": external.pyhpc}[suite]
+    return make(Path(root), name, preset)
+
+
+def digest(results: Sequence[Any]) -> list[float]:
+    """Return one number per result, by which runs in both modes are compared."""
+    import numpy as np
+
+    numbers = []
+    for result in results:
+        array = np.asarray(result.get() if hasattr(result, "get") else result)
+        if array.dtype.kind in "biufc":
+            numbers.append(float(np.abs(np.nan_to_num(array.astype(np.complex128))).sum()))
+    return numbers
+
+
+class Worker:
+    """Carries out requests."""
+
+    program: Program | None = None
+
+    def load(self, suite: str, root: str, name: str, preset: str) -> dict[str, Any]:
+        """Make a program and run it once, for everything that happens once; check its results."""
+        self.program = None
+        self.program = program = load(suite, root, name, preset)
+        prepared = program.prepare()
+        begin = time.perf_counter()
+        results = program.run(prepared)
+        seconds = time.perf_counter() - begin
+        if program.check is not None:
+            program.check(results)
+        return {"seconds": seconds, "digest": digest(results), "checked": program.check is not None}
+
+    def run(self, seconds: float, most: int) -> dict[str, Any]:
+        """Invoke the program until `seconds` have gone or `most` times; return each time and where it went."""
+        program = self.program
+        assert program is not None
+        times: list[float] = []
+        shares: dict[str, list[float]] = {}
+        while len(times) < most and (not times or sum(times) < seconds):
+            prepared = program.prepare()
+            if program.split is not None:
+                program.split.start()
+            begin = time.perf_counter()
+            program.run(prepared)
+            times.append(time.perf_counter() - begin)
+            if program.split is not None:
+                program.split.total = times[-1]
+                for kind, took in program.split.shares().items():
+                    shares.setdefault(kind, []).append(took)
+        return {"times": times, "shares": shares}
+
+    def end(self) -> dict[str, Any]:
+        """Give the program's memory back."""
+        import cupy
+
+        self.program = None
+        cupy.get_default_memory_pool().free_all_blocks()
+        return {}
+
+
+def main() -> int:
+    """Answer requests until there are no more."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what programs print is no answer
+    signal.signal(signal.SIGALRM, _alarm)
+    worker = Worker()
+    for line in sys.stdin:
+        request = json.loads(line)
+        what, limit = request.pop("what"), request.pop("limit")
+        try:
+            signal.setitimer(signal.ITIMER_REAL, limit)
+            try:
+                answer = getattr(worker, what)(**request)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
