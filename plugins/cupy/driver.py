@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from migproxy_plugins.cuda import driver_link
+from migproxy_plugins.cuda.marshal import wire_function
 from migproxy_plugins.cupy import objects_unsafe, patching
 from migproxy_plugins.cupy.errors import driver_error_init, driver_status, refuse, releasing, translated
 
@@ -24,16 +25,6 @@ STAYS: dict[str, str] = {
     "moduleEnumerateFunctions": "CuPy 14.1 calls it after moduleGetFunctionCount only, which is refused",
     "funcGetName": "CuPy 14.1 calls it after moduleGetFunctionCount only, which is refused",
 }
-
-
-def _driver(name: str, *arguments: Any) -> Any:
-    """Call a driver function that has no place of its own in the session's API; return its one out value, or all of
-    them.
-    """
-    status, outs = api.driver_call(name, arguments)
-    if status:
-        raise CudaError(status)
-    return outs[0] if len(outs) == 1 else outs
 
 
 def _refused(name: str, why: str) -> Handler:
@@ -91,8 +82,32 @@ def _function_attribute(attribute: int, function: int) -> int:
         raise
 
 
+#: What the driver said of a function's occupancy, by block size and shared memory: fused kernels ask at each launch.
+_occupancy: dict[int, dict[tuple[int, int], int]] = {}
+
+
 def _occupancy_blocks(function: int, block_size: int, shared: int) -> int:
-    return int(_driver("cuOccupancyMaxActiveBlocksPerMultiprocessor", function, block_size, shared))
+    known = _occupancy.setdefault(function, {})
+    found = known.get((block_size, shared))
+    if found is None:
+        status, outs = api.driver_call(
+            "cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags", (wire_function(function), block_size, shared, 0)
+        )
+        if status:
+            raise CudaError(status)
+        found = known[block_size, shared] = int(outs[0])
+    return found
+
+
+def _set_function_attribute(function: int, attribute: int, value: int) -> None:
+    _occupancy.pop(function, None)
+    api.function_set_attribute(function, attribute, value)
+
+
+def _module_unload(module: int) -> None:
+    # Handles of its functions end with it.
+    _occupancy.clear()
+    api.module_unload(module)
 
 
 def _occupancy_block_size(function: int, shared: int, limit: int) -> tuple[int, int]:
@@ -165,7 +180,7 @@ HANDLERS: dict[str, Handler] = {
     "linkDestroy": driver_link.cuLinkDestroy,
     "moduleLoad": _module_load,
     "moduleLoadData": api.module_load,
-    "moduleUnload": releasing(api.module_unload),
+    "moduleUnload": releasing(_module_unload),
     "moduleGetFunction": _module_get_function,
     "moduleGetGlobal": _module_get_global,
     # CuPy 14.1 asks it to find names in a cached image, and compiles anew where it cannot.
@@ -173,7 +188,7 @@ HANDLERS: dict[str, Handler] = {
     "launchKernel": _launch,
     "launchCooperativeKernel": _launch_cooperative,
     "funcGetAttribute": _function_attribute,
-    "funcSetAttribute": api.function_set_attribute,
+    "funcSetAttribute": _set_function_attribute,
     "occupancyMaxActiveBlocksPerMultiprocessor": _occupancy_blocks,
     "occupancyMaxPotentialBlockSize": _occupancy_block_size,
     "streamGetCtx": _stream_context,

@@ -277,6 +277,22 @@ def test_errors_are_cupys() -> None:
         cp.RawKernel('extern "C" __global__ void f() {}', "f")((1,), (5000,), ())
 
 
+def test_fuse_of_views_asks_for_the_kernels_occupancy() -> None:
+    @cp.fuse()
+    def reversed_plus_one(x: cp.ndarray) -> cp.ndarray:
+        return x[::-1] + 1
+
+    @cp.fuse()
+    def spread(x: cp.ndarray) -> cp.ndarray:
+        return cp.sqrt(cp.sum(x * x, axis=1))
+
+    same(reversed_plus_one(cp.asarray(A)), A[::-1] + 1)
+    same(spread(cp.asarray(A)), np.sqrt((A * A).sum(axis=1)), rtol=1e-12)
+    kernel = cp.RawKernel('extern "C" __global__ void f(int* x) { x[threadIdx.x] = 1; }', "f")
+    assert cp.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor(kernel.kernel.ptr, 128, 0) > 0
+    assert cp.cuda.driver.occupancyMaxPotentialBlockSize(kernel.kernel.ptr, 0, 0)[1] >= 32
+
+
 def test_device_facts() -> None:
     device = cp.cuda.Device()
     assert int(device.compute_capability) >= 70
