@@ -183,6 +183,7 @@ class GraphApi(CaptureApi):
         graph = self._graph(hGraph)
         for before, node in zip(self._nodes(first, rest[-1]), self._nodes(to, rest[-1]), strict=True):
             need(before.graph is graph and node.graph is graph, "nodes of another graph")
+            need(before is not node, "an edge from a node to itself")
             need(before not in node.after, "the edge is there already")
             node.after.append(before)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from migproxy.softgpu.ptx.ast import Addr, Function, Instr, Label, Not, Operand, Pair, Reg, Texel, Vec
-from migproxy.softgpu.ptx.table import NO_DEST, suspends
+from migproxy.softgpu.ptx.table import suspends, without_result
 
 
 @dataclass(slots=True)
@@ -74,11 +74,6 @@ def operand_registers(operand: Operand) -> Iterator[str]:
         yield operand.reg.name
 
 
-def has_dest(instr: Instr) -> bool:
-    """Whether the first operand is the result."""
-    return instr.name not in NO_DEST and not (instr.name in ("bar", "barrier") and "red" not in instr.mods)
-
-
 def defs_uses(instr: Instr) -> tuple[list[str], list[str]]:
     """Registers that an instruction writes and reads (both halves of a suspend point together)."""
     defs: list[str] = []
@@ -92,7 +87,7 @@ def defs_uses(instr: Instr) -> tuple[list[str], list[str]]:
         uses.extend(operand_registers(instr.callee))
     else:
         start = 0
-        if ops and has_dest(instr):
+        if ops and not without_result(instr):
             defs.extend(operand_registers(ops[0]))
             start = 1
         for operand in ops[start:]:

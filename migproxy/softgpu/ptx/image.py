@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from migproxy.softgpu.ptx import cooperative, lockstep, native
+from migproxy.softgpu.ptx import cooperative, lockstep, native, polling
 from migproxy.softgpu.ptx.ast import Module, Variable
 from migproxy.softgpu.ptx.cache import ObjectCache
 from migproxy.softgpu.ptx.linker import link_modules
@@ -76,6 +76,7 @@ class Source:
             for function in ast.functions.values():
                 cooperative.rewrite(function)
                 lockstep.keep_volatile_order(function)
+                polling.rewrite(function)
             self._ast = ast
         return self._ast
 

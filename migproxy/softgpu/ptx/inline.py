@@ -24,6 +24,7 @@ from migproxy.softgpu.ptx.ast import (
     Variable,
     Vec,
 )
+from migproxy.softgpu.ptx.polling import YIELD
 from migproxy.softgpu.ptx.table import suspends
 
 
@@ -44,6 +45,22 @@ def suspending_functions(module: Module) -> set[str]:
 def _direct(function: Function) -> bool:
     # an exit ends the thread: it, too, must not have a frame of the callee below it
     return any(isinstance(i, Instr) and (suspends(i) or i.name == "exit") for i in function.body or ())
+
+
+def _waits(module: Module, name: str) -> bool:
+    """Whether a recursive function really waits for other threads, and does not only give them turns."""
+    seen: set[str] = set()
+    work = [name]
+    while work:
+        function = module.functions.get(work.pop())
+        if function is None or function.name in seen:
+            continue
+        seen.add(function.name)
+        if any(isinstance(i, Instr) and i.name != YIELD and (suspends(i) or i.name == "exit")
+               for i in function.body or ()):  # fmt: skip
+            return True
+        work.extend(_callees(function))
+    return False
 
 
 def _callees(function: Function) -> set[str]:
@@ -153,6 +170,9 @@ def _expand(
             continue
         name = item.callee.name
         if name not in names:
+            out.body.append(item)
+            continue
+        if name in path and not _waits(module, name):
             out.body.append(item)
             continue
         if name in path:

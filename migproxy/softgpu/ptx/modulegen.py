@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from migproxy.errors import PtxError
-from migproxy.softgpu.ptx import cooperative, lockstep
-from migproxy.softgpu.ptx.ast import Addr, Function, Imm, Instr, Label, Module, Operand, Reg, Sym, Variable
+from migproxy.softgpu.ptx import cooperative, lockstep, special
+from migproxy.softgpu.ptx.ast import Addr, Function, Imm, Instr, Label, Module, Operand, Reg, Special, Sym, Variable
 from migproxy.softgpu.ptx.cfg import Block
 from migproxy.softgpu.ptx.funcgen import FunctionGen
 from migproxy.softgpu.ptx.inline import inline
 from migproxy.softgpu.ptx.layout import CONTEXT
 from migproxy.softgpu.ptx.lower import warp
+from migproxy.softgpu.ptx.polling import YIELD
 from migproxy.softgpu.ptx.specialize import Constants
 from migproxy.softgpu.ptx.table import suspends
 
@@ -65,6 +66,7 @@ class ModuleGen:
         self.param_size = offset
         self.shared_offsets: dict[str, int] = {}
         self.static_shared = 0
+        self.reserved_at = 0
         self._dynamic: list[str] = []
         self._place_shared()
 
@@ -86,6 +88,9 @@ class ModuleGen:
                 for variable in function.variables.values():
                     if variable.space == "shared":
                         self._place(variable)
+        if any(_mentions(function, special.RESERVED) for function in self._reachable()):
+            self.reserved_at = align_up(self.static_shared, 16)
+            self.static_shared = self.reserved_at + special.RESERVED_BYTES
         start = align_up(self.static_shared, 16)
         for name in self._dynamic:
             self.shared_offsets[name] = start
@@ -265,7 +270,7 @@ class ModuleGen:
         function = self.module.functions[name]
         assert function.body is not None
         for item in function.body:
-            if isinstance(item, Instr) and suspends(item):
+            if isinstance(item, Instr) and suspends(item) and item.name != YIELD:
                 raise self.error(f"not supported: {item.name} in a function that is called recursively or by pointer",
                                  item.line)  # fmt: skip
         return FunctionGen(self, function, "func").generate()
@@ -428,6 +433,16 @@ def function_table(module: Module, names: list[str], globals_index: dict[str, in
         gen.want(name)
     items = ", ".join(f'ptr @"f.{name}"' for name in names)
     return gen.generate() + f'@"{symbol}" = constant [{len(names)} x ptr] [{items}]\n'
+
+
+def _mentions(function: Function, names: tuple[str, ...]) -> bool:
+    """Whether a body reads one of these special registers."""
+    return any(
+        isinstance(operand, Special) and operand.name in names
+        for item in function.body or ()
+        if isinstance(item, Instr)
+        for operand in item.ops
+    )
 
 
 def _symbols(function: Function) -> set[str]:

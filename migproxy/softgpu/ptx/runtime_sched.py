@@ -18,6 +18,8 @@ from migproxy.softgpu.ptx.layout import CONTEXT as C
 from migproxy.softgpu.ptx.lower import warp
 
 P = "migproxy_rt_"
+#: how lenient `groups` is: not at all (0), with every operation, with activemask alone
+ANY, MASKS = 1, 2
 #: status of a block whose threads wait for each other for ever
 DEADLOCK = 702
 
@@ -90,13 +92,13 @@ def _groups() -> str:
     """``i32 groups(ptr tc, i32 base, i32 live, i32 waiting, i32 lenient)``: resolve what can be; lanes released.
 
     `live` and `waiting` are lane masks. Lenient: also operations whose group can never be complete, as long as the
-    lanes wait at the same one (activemask, and masks that name lanes which went elsewhere).
+    lanes wait at the same one (activemask, and masks that name lanes which went elsewhere); or only activemask, while
+    other lanes poll: what they wait for may be beyond it.
     """
     f = Fn("i32", f"{P}groups", "ptr %tc", "i32 %base", "i32 %live", "i32 %waiting", "i32 %lenient")
     kind, mask, aux = f.load(C, "%tc", "kind"), f.load(C, "%tc", "mask"), f.load(C, "%tc", "resume")
     left = f.var("i32", "%waiting")
     released = f.var("i32")
-    strict = f.op("icmp eq i32 %lenient, 0")
     with f.loop(lambda: f.op(f"icmp ne i32 {left.get()}, 0")):
         now = left.get()
         first = f.op(f"call i32 @llvm.cttz.i32(i32 {now}, i1 false)")
@@ -135,7 +137,10 @@ def _groups() -> str:
         complete = f.op(f"and i1 {complete}, {f.op(f'xor i1 {active}, true')}")
         # activemask: all live lanes there is as good as complete
         gathered = f.op(f"and i1 {active}, {f.op(f'icmp eq i32 {group.get()}, %live')}")
-        go = f.op(f"or i1 {f.op(f'or i1 {complete}, {gathered}')}, {f.op(f'xor i1 {strict}, true')}")
+        forced = f.op(f"icmp eq i32 %lenient, {ANY}")
+        masks = f.op(f"icmp eq i32 %lenient, {MASKS}")
+        forced = f.op(f"or i1 {forced}, {f.op(f'and i1 {masks}, {active}')}")
+        go = f.op(f"or i1 {f.op(f'or i1 {complete}, {gathered}')}, {forced}")
         with f.when(go):
             _next_warp_epoch(f, "%base")
             f.emit(f"call void @{P}resolve(ptr %tc, i32 %base, i32 {group.get()}, i32 {my_kind})")
@@ -175,6 +180,9 @@ def block() -> str:
                 _next_epoch(f)
             with f.when(f.op(f"icmp eq i32 {state}, {WARP_WAIT}")):
                 apart.set(f.op(f"call i32 @{P}together(ptr %tc, i32 {kind})"))
+            with f.when(f.op(f"icmp eq i32 {state}, {YIELDED}")):
+                apart.set("0")
+                f.emit(f"call void @{P}spin(ptr %tc)")
             point.set(there)
         with f.when(f.op(f"icmp ne i32 {apart.get()}, 0")):
             with f.when(f.op(f"icmp eq i32 {prepared.get()}, 0")):
@@ -281,7 +289,7 @@ def _scattered() -> str:
         with f.when(stuck):
             f.emit(f"call void @{P}fault(ptr %tc, i32 {DEADLOCK}, i32 -1, i64 0, i64 0, i64 0, i64 0)")
         with f.when(f.op(f"icmp eq i32 {released}, 0")):
-            f.op("call i32 @sched_yield()")
+            f.emit(f"call void @{P}spin(ptr %tc)")
         with f.when(f.op(f"icmp eq i32 {live}, {threads}")):
             met = f.op(f"call i32 @{P}met(ptr %tc)")
             with f.when(f.op(f"icmp sge i32 {met}, 0")):
@@ -368,9 +376,11 @@ def _warp() -> str:
             f.jump(leave)
         released = f.var("i32")
         released.set(f.op(f"call i32 @{P}groups(ptr %tc, i32 %base, i32 {live.get()}, i32 {waiting.get()}, i32 0)"))
-        quiet = f.op(f"icmp eq i32 {f.op(f'or i32 {released.get()}, {yields.get()}')}, 0")
-        with f.when(quiet):
-            released.set(f.op(f"call i32 @{P}groups(ptr %tc, i32 %base, i32 {live.get()}, i32 {waiting.get()}, i32 1)"))
+        with f.when(f.op(f"icmp eq i32 {released.get()}, 0")):
+            polling = f.op(f"icmp ne i32 {yields.get()}, 0")
+            how = f.op(f"select i1 {polling}, i32 {MASKS}, i32 {ANY}")
+            lanes = f"i32 {live.get()}, i32 {waiting.get()}"
+            released.set(f.op(f"call i32 @{P}groups(ptr %tc, i32 %base, {lanes}, i32 {how})"))
         with f.when(f.op(f"icmp eq i32 {released.get()}, 0")):
             f.jump(leave)
     f.ret(f"i32 {yields.get()}")

@@ -41,7 +41,8 @@ _DONE: dict[str, str] = {
     "stacksave stackrestore createpolicy nop",
     "asynchronous copy": "cp",
     "control flow": "bra brx call ret exit",
-    "synchronisation": "bar barrier membar fence atom red vote match activemask redux elect griddepcontrol",
+    "synchronisation": "bar barrier membar fence atom red vote match activemask redux elect griddepcontrol mbarrier",
+    "cluster and multi-device": "mapa getctarank",
     "texture and surface": "tex tld4 txq suld sust suq",
     "miscellaneous": "brkpt nanosleep pmevent trap",
     "video": "vadd4 vsub4 vavrg4 vabsdiff4 vmin4 vmax4 vset4 vadd2 vsub2 vavrg2 vabsdiff2 vmin2 vmax2 vset2",
@@ -54,18 +55,17 @@ _NOT: list[tuple[str, str, Status, str]] = [
     ("istypep", "texture and surface", Status.REFUSED, "opaque variables: textures and surfaces are objects here"),
     ("wmma mma ldmatrix stmatrix movmatrix", "matrix", Status.REFUSED, "tensor-core instructions"),
     ("wgmma tcgen05 setmaxnreg", "matrix", Status.OUT, "tensor-core instructions of sm_90a and later"),
-    ("mbarrier", "synchronisation", Status.REFUSED, "asynchronous barriers"),
-    ("mapa getctarank multimem", "cluster and multi-device", Status.REFUSED,
-     "thread block clusters; the software GPU reports that it has none"),
+    ("multimem", "cluster and multi-device", Status.REFUSED, "memory of several devices at one address"),
     ("clusterlaunchcontrol tensormap st.bulk", "cluster and multi-device", Status.OUT, "sm_90a and sm_100 only"),
 ]  # fmt: skip
 
 _NOTES = {
-    "cp": "cp.async with its groups; cp.async.bulk and cp.reduce are refused",
+    "cp": "cp.async, cp.async.bulk with their groups and barriers; no tensor maps, multicast, cp.reduce",
+    "mapa": "each block is a cluster of its own", "getctarank": "each block is a cluster of its own",
     "add": "without .f32x2 (sm_100)", "mul": "without .f32x2 (sm_100)", "fma": "without .f32x2 (sm_100)",
-    "cvt": "without the 8-, 6- and 4-bit tensor-core formats",
+    "cvt": "with e4m3 and e5m2; without the 6- and 4-bit formats (sm_100)",
     "shfl": "with .sync", "vote": "with .sync", "match": "with .sync", "redux": "integer forms",
-    "bar": "sync, red, arrive, warp.sync", "barrier": "sync, red, arrive; barrier.cluster is refused",
+    "bar": "sync, red, arrive, warp.sync", "barrier": "sync, red, arrive, cluster",
     "alloca": "not in kernels with barriers or warp operations",
     "call": "indirect calls with a prototype; no barrier inside a function called by pointer or recursively",
     "brkpt": "does nothing: there is no debugger", "pmevent": "does nothing", "griddepcontrol": "does nothing",
@@ -115,9 +115,16 @@ NO_DEST = frozenset(
 )
 
 #: instructions at which a thread may have to wait for others
-SUSPENDING = frozenset("bar barrier shfl vote match redux activemask elect".split())  # noqa: SIM905
+SUSPENDING = frozenset("bar barrier shfl vote match redux activemask elect $yield".split())  # noqa: SIM905
 
 
 def suspends(instr: Instr) -> bool:
     """Whether a thread may have to wait for other threads at this instruction."""
     return instr.name in SUSPENDING and not (instr.name in ("bar", "barrier") and "arrive" in instr.mods)
+
+
+def without_result(instr: Instr) -> bool:
+    """Whether the first operand is no result."""
+    if instr.name == "mbarrier":
+        return instr.mods[0] in ("init", "inval", "expect_tx", "complete_tx")
+    return instr.name in NO_DEST or (instr.name in ("bar", "barrier") and "red" not in instr.mods)

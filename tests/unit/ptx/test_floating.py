@@ -332,3 +332,52 @@ def test_float_comparison(op: str) -> None:
                 "ge": np.greater_equal}[op[:2]](a, b)  # fmt: skip
         want = base | unordered if op.endswith("u") else base & ~unordered
     assert (got == want).all()
+
+
+def eight_bits(form: str) -> np.ndarray:
+    """The value of each code of an 8-bit format, by its definition."""
+    mantissa, bias = {"e4m3": (3, 7), "e5m2": (2, 15)}[form]
+    codes = np.arange(128)
+    exponent, fraction = codes >> mantissa, (codes & (1 << mantissa) - 1) / (1 << mantissa)
+    values = np.where(exponent == 0, fraction * 2.0 ** (1 - bias), (1 + fraction) * 2.0 ** (exponent - bias))
+    if form == "e4m3":
+        values[127] = np.nan
+    else:
+        values[124:] = [np.inf, np.nan, np.nan, np.nan]
+    return np.concatenate([values, -values])
+
+
+@pytest.mark.parametrize("form", ["e4m3", "e5m2"])
+def test_eight_bit_floats(form: str) -> None:
+    values = eight_bits(form)
+    codes = np.arange(256, dtype=np.uint16)
+    pairs = codes | (codes[::-1] << 8)
+    wide = kit.apply(f"cvt.rn.f16x2.{form}x2 {{d}}, {{0}}", "b32", np.uint32, [("b16", pairs)])
+    same((wide & 0xFFFF).astype(np.uint16).view(np.float16), values.astype(np.float16), codes)
+    same((wide >> 16).astype(np.uint16).view(np.float16), values[::-1].astype(np.float16), codes)
+    finite = np.sort(values[:128][np.isfinite(values[:128])])
+    between = (finite[1:] + finite[:-1]) / 2  # ties, and both their sides
+    x = np.concatenate([finite, between, np.nextafter(between, 0), np.nextafter(between, 1e9), [1e9, np.inf, np.nan]])
+    x = np.concatenate([x, -x]).astype(np.float32)
+    for relu in ("", ".relu"):
+        got = kit.apply(f"cvt.rn.satfinite{relu}.{form}x2.f32 {{d}}, {{0}}, {{1}}", "b16", np.uint16,
+                        [("f32", x), ("f32", np.ones_like(x))])  # fmt: skip
+        assert (values[got & 255] == 1).all()
+        high = values[got >> 8]
+        for value, result in zip(x, high, strict=True):
+            if np.isnan(value):
+                assert np.isnan(result)
+            elif relu and value < 0:
+                assert result == 0
+            else:
+                size = min(abs(float(value)), finite[-1])
+                distance = np.abs(finite - size)
+                nearest = np.flatnonzero(distance == distance.min())
+                best = nearest[0] if len(nearest) == 1 else nearest[nearest % 2 == 0][0]
+                assert result == np.copysign(finite[best], value), (value, result)
+    halves = np.array([0.1, -3.3, 448, 1e-6], np.float16).view(np.uint16).astype(np.uint32)
+    got = kit.apply(f"cvt.rn.satfinite.{form}x2.f16x2 {{d}}, {{0}}", "b16", np.uint16, [("b32", halves)])
+    direct = kit.apply(f"cvt.rn.satfinite.{form}x2.f32 {{d}}, {{1}}, {{0}}", "b16", np.uint16,
+                       [("f32", halves.astype(np.uint16).view(np.float16).astype(np.float32)),
+                        ("f32", np.zeros(4, np.float32))])  # fmt: skip
+    assert np.array_equal(got, direct)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 
 _FAMILIES = (
-    "atomics", "bits", "compare", "control", "convert", "floating", "half", "integer", "memory", "texture", "video",
+    "atomics", "bits", "compare", "control", "convert", "floating", "half", "integer", "mbarrier", "memory", "texture",
+    "video",
 )  # fmt: skip
 
 

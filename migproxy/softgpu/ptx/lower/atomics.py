@@ -148,6 +148,7 @@ def _half_lane(e: Emitter, value: str, ty: str, lane: int) -> str:
 @lowers("membar", "fence")
 def fence(e: Emitter, i: Instr) -> None:
     known = ("cta", "gl", "sys", "gpu", "cluster", "sc", "acq_rel", "acquire", "release", "proxy", "alias", "async",
+             "mbarrier_init", "global", "shared::cta", "shared::cluster",
              "sync_restrict::shared::cta", "sync_restrict::shared::cluster")  # fmt: skip
     for mod in i.mods:
         if mod not in known and not mod.startswith("async"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from migproxy.softgpu.ptx import types
 from migproxy.softgpu.ptx.ast import Instr
 from migproxy.softgpu.ptx.emitter import Emitter, lowers
-from migproxy.softgpu.ptx.lower import half, helpers
+from migproxy.softgpu.ptx.lower import half, helpers, narrow8
 from migproxy.softgpu.ptx.lower.common import check_mods, flush, intrinsic, kinds_of, saturate
 
 _INTEGRAL = {"rni": "roundeven", "rzi": "trunc", "rmi": "floor", "rpi": "ceil"}
@@ -16,8 +16,11 @@ _HALF = ("f16", "bf16")
 @lowers("cvt")
 def cvt(e: Emitter, i: Instr) -> None:
     kinds = kinds_of(i)
+    if any(mod in narrow8.FORMS for mod in i.mods):
+        narrow8.cvt(e, i)
+        return
     for mod in i.mods:
-        if mod.startswith(("e4m3", "e5m2", "e2m1", "e2m3", "e3m2", "ue8m0")):
+        if mod.startswith(("e2m1", "e2m3", "e3m2", "ue8m0")):
             raise e.fail(f"not supported: cvt with .{mod} (narrow tensor-core formats)")
     check_mods(e, i, *_ROUND, *_INTEGRAL, "ftz", "sat", "relu", "satfinite", "pack")
     if "pack" in i.mods:

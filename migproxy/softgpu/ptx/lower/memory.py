@@ -218,31 +218,6 @@ def createpolicy(e: Emitter, i: Instr) -> None:
     e.put(i.ops[0], "b64", "0")
 
 
-@lowers("cp")
-def cp(e: Emitter, i: Instr) -> None:
-    if i.mods[:1] != ("async",) or "bulk" in i.mods or "mbarrier" in i.mods:
-        raise e.fail("not supported: cp.async.bulk, cp.reduce and mbarrier completion")
-    if "commit_group" in i.mods or "wait_group" in i.mods or "wait_all" in i.mods:
-        return  # the copies below are done when issued
-    dest, source, size = i.ops[0], i.ops[1], e.constant_value(i.ops[2])
-    assert isinstance(dest, Addr)
-    assert isinstance(source, Addr)
-    to = e.space_pointer(dest, "shared")
-    origin = e.space_pointer(source, "global")
-    ignore = i.ops[3] if len(i.ops) > 3 else None
-    if ignore is None:
-        e.call("void", "llvm.memcpy.p0.p0.i64", f"ptr align {size} {to}", f"ptr align {size} {origin}",
-               f"i64 {size}", "i1 false")  # fmt: skip
-        return
-    # a source size below the copy size: the rest is zeros
-    if e.is_predicate(ignore):
-        count = e.op(f"select i1 {e.get(ignore, 'pred')}, i64 0, i64 {size}")
-    else:
-        count = e.op(f"zext i32 {e.get(ignore, 'u32')} to i64")
-    e.call("void", "llvm.memset.p0.i64", f"ptr {to}", "i8 0", f"i64 {size}", "i1 false")
-    e.call("void", "llvm.memcpy.p0.p0.i64", f"ptr {to}", f"ptr {origin}", f"i64 {count}", "i1 false")
-
-
 @lowers("alloca")
 def alloca(e: Emitter, i: Instr) -> None:
     kind = kind_of(e, i)

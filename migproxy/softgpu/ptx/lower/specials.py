@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from migproxy.softgpu.ptx import special
+
 if TYPE_CHECKING:
     from migproxy.softgpu.ptx.emitter import Emitter
 
@@ -15,8 +17,7 @@ _FIELDS = {
 }  # fmt: skip
 _ONE = {f"%{name}.{axis}" for name in ("nclusterid", "cluster_nctaid") for axis in "xyz"} | {"%cluster_nctarank"}
 _ZERO = {
-    "%ctaid.w", "%tid.w", "%is_explicit_cluster", "%cluster_ctarank", "%reserved_smem_offset_begin",
-    "%reserved_smem_offset_end", "%current_graph_exec", "%gridid",
+    "%ctaid.w", "%tid.w", "%is_explicit_cluster", "%cluster_ctarank", "%current_graph_exec", "%gridid",
 } | {f"%cluster_ctaid.{axis}" for axis in "xyz"} | {f"%clusterid.{axis}" for axis in "xyz"}  # fmt: skip
 _64BIT = {"%gridid", "%current_graph_exec"}
 
@@ -34,7 +35,14 @@ _WORKSPACE = ("%envreg1", "%envreg2")
 
 def known(name: str) -> bool:
     """Whether a special register can be read; others are refused by name."""
-    return name in _COMPUTED or name in _WORKSPACE or name in _FIELDS or name in _ONE or name in _ZERO
+    return (
+        name in special.RESERVED
+        or name in _COMPUTED
+        or name in _WORKSPACE
+        or name in _FIELDS
+        or name in _ONE
+        or name in _ZERO
+    )
 
 
 def read(e: Emitter, name: str) -> tuple[str, str]:
@@ -74,6 +82,9 @@ def read(e: Emitter, name: str) -> tuple[str, str]:
         return total, "i32"
     if name == "%aggr_smem_size":
         return read(e, "%total_smem_size")
+    if name in special.RESERVED:
+        after = name.endswith(("end", "cap"))
+        return str(e.gen.reserved_at + (special.RESERVED_BYTES if after else 0)), "i32"
     if name in _ZERO:
         return "0", "i64" if name in _64BIT else "i32"
     if name in _ONE:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from migproxy.softgpu.ptx import types
 from migproxy.softgpu.ptx.ast import Imm, Instr, Operand
 from migproxy.softgpu.ptx.cfg import Block
+from migproxy.softgpu.ptx.polling import YIELD
 
 if TYPE_CHECKING:
     from migproxy.softgpu.ptx.funcgen import FunctionGen
@@ -38,10 +39,12 @@ def _fetch(e: FunctionGen, name: str, ty: str) -> str:
 
 def send(e: FunctionGen, i: Instr, receive: Block) -> None:
     """Post the operands, keep the live registers, return."""
-    from migproxy.softgpu.ptx.funcgen import BARRIER_WAIT, WARP_WAIT
+    from migproxy.softgpu.ptx.funcgen import BARRIER_WAIT, WARP_WAIT, YIELDED
 
     state = WARP_WAIT
-    if i.name in ("bar", "barrier") and "warp" not in i.mods:
+    if i.name == YIELD:
+        state = YIELDED
+    elif i.name in ("bar", "barrier") and "warp" not in i.mods:
         _send_barrier(e, i)
         state = BARRIER_WAIT
     else:
@@ -166,6 +169,8 @@ def _shuffle_source(e: FunctionGen, i: Instr) -> str:
 def receive(e: FunctionGen, i: Instr) -> None:
     """Take the result from the mailbox."""
     name = i.name
+    if name == YIELD:
+        return
     if name in ("bar", "barrier"):
         if "red" in i.mods:
             result = _fetch(e, "result", "i64")
