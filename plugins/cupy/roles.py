@@ -198,14 +198,50 @@ _CONSTANT = {
     "cusparse": re.compile(r"getVersion"),
     "curand": re.compile(r"getVersion"),
 }
-#: Workspace sizes of dense solvers: they follow from the sizes, types and modes, never from what the pointers point to.
-_SIZES = {"cusolver": re.compile(r".*_bufferSize")}
+#: Workspace sizes: they follow from sizes, types, modes and algorithm, never from what the pointers point to. Those of
+#: cuSPARSE that look at a matrix's structure, or that leave something in a descriptor, are not here.
+_SIZES = {
+    "cusolver": re.compile(r".*_bufferSize"),
+    "cusparse": re.compile(
+        r"(spVV|spMV|spMM|sparseToDense|denseToSparse|csr2cscEx2)_bufferSize"
+        r"|(.csrgeam2|.gtsv2|.gtsv2_nopivot|.gtsv2StridedBatch|.gtsvInterleavedBatch|.gpsvInterleavedBatch"
+        r"|xcoosort|xcsrsort|xcscsort)_bufferSizeExt"
+    ),
+}
+#: What changes an object's facts: the object is the first argument, and the others are the facts, unless they are
+#: addresses.
+_CHANGES = {
+    "cusparse": re.compile(r"spMatSetAttribute|(sp|dn)MatSetStridedBatch|setMat(DiagType|FillMode|IndexBase|Type)")
+}
 
 
-def answer_key(library: str, signature: Signature, arguments: tuple[object, ...]) -> tuple[object, ...] | None:
+def changes(library: str, signature: Signature) -> bool:
+    """Whether a function changes facts of the object that is its first argument."""
+    pattern = _CHANGES.get(library)
+    return pattern is not None and pattern.fullmatch(signature.name) is not None
+
+
+def plain_facts(library: str, signature: Signature, arguments: tuple[object, ...]) -> tuple[object, ...]:
+    """Return a call as facts of the object that it makes or changes: its name and arguments, addresses as null or not."""
+    found = roles(library, signature)
+    return (
+        signature.name,
+        *(
+            bool(value) if role.kind in (Kind.POINTER, Kind.OBJECT) else value
+            for role, value in zip(found, arguments, strict=True)
+        ),
+    )
+
+
+def answer_key(
+    library: str,
+    signature: Signature,
+    arguments: tuple[object, ...],
+    described: Callable[[object], object] = lambda number: None,
+) -> tuple[object, ...] | None:
     """Return what a query's answer depends on, or None if it must be asked each time.
 
-    Addresses are in a key only as null or not null, and objects not at all.
+    Addresses are in a key only as null or not null, objects by what `described` knows of them.
     """
     name = signature.name
     if (pattern := _CONSTANT.get(library)) and pattern.fullmatch(name):
@@ -217,6 +253,7 @@ def answer_key(library: str, signature: Signature, arguments: tuple[object, ...]
         key: list[object] = [name]
         for role, part, value in zip(roles(library, signature), signature.arguments, arguments, strict=True):
             if role.kind is Kind.OBJECT:
+                key.append(described(value))
                 continue
             key.append(bool(value) if part.ctype in ("size_t", "intptr_t") else value)
         return tuple(key)

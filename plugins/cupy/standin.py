@@ -80,6 +80,8 @@ class Library:
         self.pointer_modes: dict[int, int] = {}
         self.streams: dict[int, int] = {}
         self.answers: dict[Any, Any] = {}
+        #: What made and changed each object whose facts answers depend on.
+        self.objects: dict[Any, tuple[Any, ...]] = {}
 
     def refuse_capture(self, stream: int) -> None:
         """Raise what the real module raises while the stream is captured: CuPy does not let these libraries into
@@ -150,15 +152,30 @@ class Library:
             def create(*arguments: Any) -> int:
                 number = calls.new_object()
                 call(name, (number, *self._outgoing(name, names, found, arguments)[0]), wait=False)
+                if arguments:
+                    self.objects[number] = (roles.plain_facts(self.short, signature, arguments),)
                 return number
 
             names = [argument.name for argument in signature.arguments]
             return create
         if roles.destroys(signature):
             return partial(self._destroy, name)
+        if roles.changes(self.short, signature):
+
+            def change(*arguments: Any) -> None:
+                call(name, arguments, wait=False)
+                fact = roles.plain_facts(self.short, signature, arguments)
+                others = (known for known in self.objects.get(arguments[0], ()) if known[:-1] != fact[:-1])
+                self.objects[arguments[0]] = (*others, fact)
+
+            return change
+        send = self._sender(signature, found)
+        return self._kept(signature, send) if roles.may_keep(self.short, name) else send
+
+    def _sender(self, signature: signatures.Signature, found: tuple[roles.Role, ...]) -> Callable[..., Any]:
+        """Return what sends a call, and waits for its result if it has one."""
+        name, call = signature.name, self.call
         waits = signature.result not in ("", "void")
-        if roles.may_keep(self.short, name):
-            return self._kept(signature)
         if all(role.kind in (Kind.VALUE, Kind.OBJECT, Kind.POINTER) for role in found):
             return lambda *arguments: call(name, arguments, wait=waits)
         names = [argument.name for argument in signature.arguments]
@@ -174,14 +191,13 @@ class Library:
 
         return with_memory
 
-    def _kept(self, signature: signatures.Signature) -> Callable[..., Any]:
+    def _kept(self, signature: signatures.Signature, send: Callable[..., Any]) -> Callable[..., Any]:
         """Return the handler of a query whose answers are kept, so that asking again needs no reply."""
-        name = signature.name
 
         def ask(*arguments: Any) -> Any:
-            key = roles.answer_key(self.short, signature, arguments)
+            key = roles.answer_key(self.short, signature, arguments, self.objects.get)
             if key not in self.answers:
-                answer = self.call(name, arguments, wait=True)
+                answer = send(*arguments)
                 self.answers[key] = tuple(answer) if isinstance(answer, list) else answer
             return self.answers[key]
 
@@ -190,6 +206,7 @@ class Library:
     def _destroy(self, name: str, number: int) -> None:
         self.pointer_modes.pop(number, None)
         self.streams.pop(number, None)
+        self.objects.pop(number, None)
         calls.release(self.name, name, (number,))
 
     def _outgoing(
