@@ -145,10 +145,10 @@ class Capture:
             raise CudaError(status.STREAM_CAPTURE_MERGE, "two captures would merge")
         self.frontier[stream] = list(dict.fromkeys(self.frontier[stream] + nodes))
 
-    def _joined(self) -> set[Node]:
-        """The nodes that the origin stream follows."""
+    def _joined(self, *streams: Stream) -> set[Node]:
+        """The nodes that streams follow."""
         joined: set[Node] = set()
-        todo = list(self.frontier[self.origin])
+        todo = [node for stream in streams for node in self.frontier[stream]]
         while todo:
             node = todo.pop()
             if node not in joined:
@@ -157,8 +157,8 @@ class Capture:
         return joined
 
     def leave(self, stream: Stream) -> None:
-        """A stream of the capture is destroyed: fine once the origin follows its work, else it spoils the capture."""
-        joined = self._joined()
+        """A stream of the capture is destroyed: fine once another one follows its work, else it spoils the capture."""
+        joined = self._joined(*(other for other in self.frontier if other is not stream))
         if stream is self.origin or any(node not in joined for node in self.frontier[stream]):
             self.invalidate()
             return
@@ -176,7 +176,7 @@ class Capture:
         for stream in self.frontier:
             stream.capture = None
         self.check()
-        joined = self._joined()
+        joined = self._joined(self.origin)
         for stream, nodes in self.frontier.items():
             if stream is not self.origin and any(node not in joined for node in nodes):
                 raise CudaError(status.STREAM_CAPTURE_UNJOINED, "a stream of the capture was not joined")

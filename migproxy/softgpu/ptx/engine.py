@@ -30,11 +30,18 @@ WARP = 32
 
 @dataclass(slots=True)
 class Code:
-    """A kernel's machine code and what launching it needs."""
+    """A kernel's machine code, which lives as long as this, and what launching it needs."""
 
     entry: int
     frame_bytes: int
     local_bytes: int
+    engine: object
+
+    @classmethod
+    def linked(cls, data: bytes, symbol: str, frame_bytes: int, local_bytes: int) -> Code:
+        """Bring object code into the process."""
+        engine = native.link(data)
+        return cls(engine.get_function_address(symbol), frame_bytes, local_bytes, engine)
 
 
 class Kernel:
@@ -90,9 +97,7 @@ class Kernel:
                 if data is None:
                     text = self._text or self._module.source.generator(self.name, image.symbol).generate()
                     data = _object(text)
-                self._code = Code(
-                    native.link(data).get_function_address(image.symbol), image.frame_bytes, image.local_bytes
-                )
+                self._code = Code.linked(data, image.symbol, image.frame_bytes, image.local_bytes)
                 self._text = None
             return self._code
 
@@ -102,7 +107,7 @@ class Kernel:
         gen = self._module.source.generator(self.name, symbol, checked=True)
         text = gen.generate()
         self._point_lines = gen.point_lines
-        return Code(native.link(_object(text)).get_function_address(symbol), gen.frame_bytes, gen.local_bytes)
+        return Code.linked(_object(text), symbol, gen.frame_bytes, gen.local_bytes)
 
     def _in_step(self, code: Code) -> Code:
         """Machine code for blocks of one warp whose lanes run in step; see `lockstep`."""
@@ -115,8 +120,7 @@ class Kernel:
                 except PtxError:  # loops in functions called recursively or by pointer: no lane can wait there
                     self._lockstep = code
                     return code
-                entry = native.link(_object(text)).get_function_address(symbol)
-                self._lockstep = Code(entry, gen.frame_bytes, gen.local_bytes)
+                self._lockstep = Code.linked(_object(text), symbol, gen.frame_bytes, gen.local_bytes)
             return self._lockstep
 
     def variant(self, fixed: Constants, number: int) -> Code:
@@ -124,7 +128,7 @@ class Kernel:
         symbol = f"{self._image.symbol}.{number}"
         gen = self._module.source.generator(self.name, symbol, fixed)
         text = gen.generate()
-        return Code(native.link(_object(text)).get_function_address(symbol), gen.frame_bytes, gen.local_bytes)
+        return Code.linked(_object(text), symbol, gen.frame_bytes, gen.local_bytes)
 
     def launch_cooperative(self, grid: Dim, block: Dim, dynamic_shared: int, params: int) -> None:
         """`launch` with all blocks in progress at once, so that they may wait for each other."""
@@ -186,6 +190,7 @@ class Kernel:
             context = pool.take()
             try:
                 context.prepare(threads, shared, code.frame_bytes, code.local_bytes)
+                context.set("stack_limit", workers.stack_limit())
                 context.check(shared if checked else -1, ctypes.addressof(table) if table is not None else 0)
                 if run(base, context.address) not in (0, ABORTED):
                     faults.append(self._fault(context, grid, block, base))
@@ -220,12 +225,12 @@ class Kernel:
         """
         symbol = f"{self._image.symbol}.traced"
         gen = self._module.source.generator(self.name, symbol, traced=True)
-        code = native.link(_object(gen.generate())).get_function_address(symbol)
+        code = Code.linked(_object(gen.generate()), symbol, gen.frame_bytes, gen.local_bytes)
         number = (context.get("cz") * grid[1] + context.get("cy")) * grid[0] + context.get("cx")
         again = (ctypes.c_char * (LAUNCH.size + 64))()
         base = -(-ctypes.addressof(again) // 64) * 64
         ctypes.memmove(base, record, LAUNCH.size)
-        for field, value in (("counter", number), ("blocks", number + 1), ("chunk", 1), ("kernel", code)):
+        for field, value in (("counter", number), ("blocks", number + 1), ("chunk", 1), ("kernel", code.entry)):
             ctypes.c_uint64.from_address(base + LAUNCH.offset[field]).value = value
         ctypes.c_uint32.from_address(base + LAUNCH.offset["fault"]).value = 0
         native.runtime().run(base, context.address)
@@ -263,6 +268,7 @@ class Kernel:
         what = {
             700: f"illegal address {address:#x}",
             702: "threads wait for each other for ever (a barrier in divergent code)",
+            714: "stack overflow, by recursion or alloca,",
             715: "illegal instruction",
             716: "misaligned address, or an address that no device has",
             719: "trap",
@@ -321,7 +327,7 @@ class LoadedModule:
             return {}
         native.runtime()
         symbol = f"k{self.source.digest[:16]}.table"
-        engine = native.link(_object(self.source.table_text(names, symbol)))
+        engine = self._table_engine = native.link(_object(self.source.table_text(names, symbol)))
         table = engine.get_global_value_address(symbol)
         return {name: ctypes.c_uint64.from_address(table + 8 * n).value for n, name in enumerate(names)}
 

@@ -117,11 +117,24 @@ class FunctionGen(Emitter):
         first = "  br label %b0"
         if not self.suspending:
             if self.shape == "func":
-                return [*self._register_parameters(), first]
+                return [*self._stack_check(), *self._register_parameters(), first]
             return [first]
         cases = [f"i32 {block.suspend}, label %b{block.number}" for block in self.graph.blocks if block.suspend > 0]
         self.gen.frame_bytes = self.frame_bytes
         return [f"  switch i32 %resume.at, label %b0 [{' '.join(cases)}]"]
+
+    def _stack_check(self) -> list[str]:
+        """In functions that may call themselves, a fault before the thread's stack is used up."""
+        if self.function.name not in self.gen.recursive:
+            return []
+        self.gen.declare("void", "migproxy_rt_overflow", ["ptr"])
+        return [
+            "  %sp.here = alloca i8", "  %sp.now = ptrtoint ptr %sp.here to i64",
+            f"  %sp.at = getelementptr i8, ptr %tc, i64 {CONTEXT.offset['stack_limit']}",
+            "  %sp.limit = load i64, ptr %sp.at, !invariant.load !0", "  %sp.low = icmp ult i64 %sp.now, %sp.limit",
+            "  br i1 %sp.low, label %sp.over, label %sp.fine",
+            "sp.over:", "  call void @migproxy_rt_overflow(ptr %tc)", "  unreachable", "sp.fine:",
+        ]  # fmt: skip
 
     def _register_parameters(self) -> list[str]:
         lines = []

@@ -68,7 +68,7 @@ CONTEXT = Record(
     launch="ptr", params="ptr", globals="ptr", shared="ptr", local="ptr", frame="ptr",
     tx="i32", ty="i32", tz="i32", ntx="i32", nty="i32", ntz="i32",
     cx="i32", cy="i32", cz="i32", ncx="i32", ncy="i32", ncz="i32",
-    threads="i32", dynamic="i32", static="i32", thread="i32", worker="i32", local_bytes="i64",
+    threads="i32", dynamic="i32", static="i32", thread="i32", worker="i32", local_bytes="i64", stack_limit="i64",
     workspace="i64",
     # check mode: shadow of shared memory, table of allocations, counts of barriers passed
     shadow="ptr",

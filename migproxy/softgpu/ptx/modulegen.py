@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from migproxy.errors import PtxError
-from migproxy.softgpu.ptx import cooperative, lockstep, special
+from migproxy.softgpu.ptx import calls, cooperative, lockstep, special
 from migproxy.softgpu.ptx.ast import Addr, Function, Imm, Instr, Label, Module, Operand, Reg, Special, Sym, Variable
 from migproxy.softgpu.ptx.cfg import Block
 from migproxy.softgpu.ptx.funcgen import FunctionGen
@@ -45,6 +45,7 @@ class ModuleGen:
         #: PTX line of each suspend point
         self.point_lines: list[int] = [0]
         self.kernel = kernel = inline(module, kernel)
+        self.recursive = calls.recursive(module)
         self.globals_index = globals_index
         self.symbol = symbol
         self.helpers: dict[str, str] = {}

@@ -19,7 +19,6 @@ from migproxy.softgpu.ptx import printf, runtime_ir, texture_ir
 from migproxy.softgpu.ptx.cache import ObjectCache
 
 _lock = threading.RLock()
-_engines: list[object] = []
 
 
 @cache
@@ -58,7 +57,8 @@ def _compiler() -> str:
 def compile_text(text: str, *, level: int = 2) -> bytes:
     """LLVM IR to object code."""
     machine = target()
-    module = llvm.parse_assembly(text)
+    # A context of its own: what LLVM keeps of types and constants goes with it.
+    module = llvm.parse_assembly(text, llvm.create_context())
     module.triple = llvm.get_process_triple()
     module.data_layout = str(machine.target_data)
     module.verify()
@@ -74,7 +74,7 @@ def compile_text(text: str, *, level: int = 2) -> bytes:
 
 
 def link(code: bytes) -> llvm.ExecutionEngine:
-    """Bring object code into the process; the engine is never unloaded, since kernels may hold code addresses."""
+    """Bring object code into the process, where it stays as long as the engine lives."""
     if texture_ir.P.encode() in code:
         textures()
     return _link(code)
@@ -86,7 +86,6 @@ def _link(code: bytes) -> llvm.ExecutionEngine:
         engine = llvm.create_mcjit_compiler(anchor, _fresh_target())
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         engine.finalize_object()
-        _engines.append(engine)
         return engine
 
 
@@ -108,9 +107,9 @@ class Runtime:
     def __init__(self, cache_: ObjectCache) -> None:
         llvm.load_library_permanently("libm.so.6")
         target()
-        engine = _linked(runtime_ir.module(), cache_)
+        engine = self._engine = _linked(runtime_ir.module(), cache_)
         prefix = runtime_ir.P
-        for name in ("fault", "printf", "block", "nanoseconds", "sleep", "grid", "spin", "check"):
+        for name in ("fault", "printf", "block", "nanoseconds", "sleep", "grid", "spin", "check", "overflow"):
             address = engine.get_function_address(prefix + name)
             assert address, name
             llvm.add_symbol(prefix + name, address)
@@ -161,12 +160,13 @@ def _linked(text: str, cache_: ObjectCache) -> llvm.ExecutionEngine:
 
 
 @cache
-def _textures() -> None:
+def _textures() -> llvm.ExecutionEngine:
     from migproxy.softgpu.ptx.cache import default_cache
 
     engine = _linked(texture_ir.module(), default_cache())
     for name in texture_ir.NAMES:
         llvm.add_symbol(texture_ir.P + name, engine.get_function_address(texture_ir.P + name))
+    return engine
 
 
 def textures() -> None:

@@ -17,6 +17,8 @@ from migproxy.softgpu.ptx.runtime_sched import block, resolve
 P = "migproxy_rt_"
 #: status of a block that ended because another one faulted
 ABORTED = 1
+#: a thread's stack is used up
+STACK = 714
 
 
 def run() -> str:
@@ -137,6 +139,18 @@ def fault() -> str:
     return f.text()
 
 
+def overflow() -> str:
+    """``void overflow(ptr tc)``: a thread has used up its stack."""
+    f = Fn("void", f"{P}overflow", "ptr %tc")
+    # The thread's index is in the context wherever there are calls.
+    x, y, z = (f.load(C, "%tc", name) for name in ("tx", "ty", "tz"))
+    row = f.op(f"add i32 {y}, {f.op(f'mul i32 {z}, ' + f.load(C, '%tc', 'nty'))}")
+    thread = f.op(f"add i32 {x}, {f.op(f'mul i32 {row}, ' + f.load(C, '%tc', 'ntx'))}")
+    f.emit(f"call void @{P}fault(ptr %tc, i32 {STACK}, i32 {thread}, i64 0, i64 0, i64 0, i64 0)")
+    f.ret()
+    return f.text()
+
+
 def printf() -> str:
     """``i32 printf(ptr tc, i64 format, i64 args)``: the host's formatter, outside fault recovery."""
     f = Fn("i32", f"{P}printf", "ptr %tc", "i64 %format", "i64 %args")
@@ -206,7 +220,8 @@ def module() -> str:
         f"@{P}key = global i32 0",
         f"@{P}printer = global ptr null",
         f"@{P}old = global [65 x [152 x i8]] zeroinitializer",
-        run(), handler(), chain(), fault(), printf(), clocks(), grid(), check_ir.access(), resolve(), block(),
+        run(), handler(), chain(), fault(), overflow(), printf(), clocks(), grid(), check_ir.access(), resolve(),
+        block(),
         "declare i32 @__sigsetjmp(ptr, i32) returns_twice",
         "declare void @siglongjmp(ptr, i32) noreturn",
         "declare i32 @pthread_setspecific(i32, ptr)",

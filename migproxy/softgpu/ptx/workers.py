@@ -105,6 +105,27 @@ class Context:
         self.set("allocations", allocations)
 
 
+#: what a thread's stack must have left for what runs on it besides kernels: handlers, the printer
+_RESERVE = 256 << 10
+_ATTRIBUTES = 64  # bytes of a pthread_attr_t, with room
+_known = threading.local()
+
+
+def stack_limit() -> int:
+    """The address below which the calling thread's stack must not grow in a kernel."""
+    limit: int | None = getattr(_known, "limit", None)
+    if limit is None:
+        attributes = (ctypes.c_uint64 * _ATTRIBUTES)()
+        low, size = ctypes.c_uint64(), ctypes.c_uint64()
+        _libc.pthread_self.restype = ctypes.c_uint64
+        if _libc.pthread_getattr_np(ctypes.c_uint64(_libc.pthread_self()), attributes):
+            return 0  # unknown: an overflow is the process's end, as in any other code
+        _libc.pthread_attr_getstack(attributes, ctypes.byref(low), ctypes.byref(size))
+        _libc.pthread_attr_destroy(attributes)
+        limit = _known.limit = low.value + min(_RESERVE, size.value // 4)
+    return limit
+
+
 class Ticket:
     """A launch that helpers may join until it is closed."""
 

@@ -225,8 +225,21 @@ def alloca(e: Emitter, i: Instr) -> None:
         raise e.fail("not supported: alloca in a kernel with barriers or warp operations")
     size = e.coerce(e.get(i.ops[1], kind), types.llvm(kind), "i64")
     align = e.constant_value(i.ops[2]) if len(i.ops) > 2 else 16
+    _room(e, size)
     value = e.op(f"ptrtoint ptr {e.op(f'alloca i8, i64 {size}, align {max(align, 16)}')} to i64")
     e.put(i.ops[0], kind, value, "i64")
+
+
+def _room(e: Emitter, size: str) -> None:
+    """A fault when the stack has no room for `size` bytes more."""
+    now = e.op(f"ptrtoint ptr {e.call('ptr', 'llvm.stacksave.p0')} to i64")
+    left = e.op(f"sub i64 {now}, {e.field('stack_limit', entry=True)}")
+    over, fine = e.fresh_label("over"), e.fresh_label("room")
+    e.cond_branch(e.op(f"icmp slt i64 {left}, {size}"), over, fine)
+    e.start(over)
+    e.call("void", "migproxy_rt_overflow", "ptr %tc")
+    e.branch(fine)
+    e.start(fine)
 
 
 @lowers("stacksave")
