@@ -8,8 +8,10 @@
 from __future__ import annotations
 
 import importlib
+import io
+import os
+import subprocess
 import sys
-import traceback
 from typing import Any
 
 import cupy
@@ -60,19 +62,30 @@ class Gpu:
         return int(getattr(cupy.cuda.Device(), f"{name}_handle"))
 
 
-def main() -> None:
-    """Run all cases; a case that fails is reported and left out."""
+def record(name: str) -> None:
+    """Run one case and write its results as an archive to standard output."""
+    results = CASES[name](Gpu(), np.random.default_rng(7))
+    np.savez(sys.stdout.buffer, **{f"{name}/{key}": np.asarray(value) for key, value in results.items()})
+
+
+def main(target: str) -> None:
+    """Run all cases, each in a process of its own: one that breaks its context is reported and left out."""
     results: dict[str, Any] = {}
-    for name, function in CASES.items():
-        try:
-            for key, value in function(Gpu(), np.random.default_rng(7)).items():
-                results[f"{name}/{key}"] = np.asarray(value)
-        except Exception:
+    for name in CASES:
+        command = [sys.executable, __file__, "--case", name]
+        env = {**os.environ, "CUDA_LAUNCH_BLOCKING": "1"}
+        done = subprocess.run(command, stdout=subprocess.PIPE, env=env, timeout=60, check=False)
+        if done.returncode:
             print("failed:", name)
-            traceback.print_exc()
-    np.savez_compressed(sys.argv[1], **results)
+            continue
+        with np.load(io.BytesIO(done.stdout)) as archive:
+            results.update(archive)
+    np.savez_compressed(target, **results)
     print(len(results), "results of", len(CASES), "cases;", cupy.__version__, cupy.cuda.runtime.runtimeGetVersion())
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1] == "--case":
+        record(sys.argv[2])
+    else:
+        main(sys.argv[1])

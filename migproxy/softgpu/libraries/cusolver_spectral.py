@@ -61,9 +61,7 @@ def gesvd(
 
 
 def gesvd_buffer_size(handle: int, m: int, n: int) -> int:
-    """Return the workspace of `gesvd`, after the check that the real library makes here."""
-    if m < n:
-        raise CUSOLVERError(INVALID_VALUE, f"gesvd needs m >= n, not {m} x {n}")
+    """Return the workspace of `gesvd`; the real library answers for wide matrices too, and refuses them in `gesvd`."""
     return 1
 
 
