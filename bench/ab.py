@@ -1,8 +1,9 @@
 """Did a change make proxied code slower? Two commits, built and installed apart, run in turn and compared in pairs.
 
 ``python -m bench ab BASE HEAD [NAME…]`` takes benchmarks of the working tree (names of `bench/`, or paths of other
-pytest-benchmark files) and runs them in rounds, once with each commit's migproxy, in alternating order, each round in a
-process of its own. Exit code 1 if a benchmark became slower.
+pytest-benchmark files) and runs them in rounds. In a round each commit has a process and a broker of its own; the two
+take turns benchmark by benchmark, in alternating order, so that a pair is measured right after one another
+(`bench/baton.py`). Exit code 1 if a benchmark became slower.
 
 How it judges: a round's figure is its *fastest* run, which other load on the machine disturbs least. Rounds are pairs,
 and a row is slower only if both the bootstrap interval of the pairs' ratios and a paired t-test put it beyond the
@@ -13,6 +14,9 @@ Rows that look different are then measured again, with as many fresh rounds; onl
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -21,8 +25,22 @@ import venv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from bench.rounds import HERE, NAMES, Samples, collect, environment, in_turn, name_of, run_once, start_broker
+from bench import baton
+from bench.rounds import (
+    HERE,
+    NAMES,
+    TIMEOUT,
+    Samples,
+    benchmark_json,
+    collect,
+    environment,
+    for_benchmarks,
+    name_of,
+    pytest_command,
+    start_broker,
+)
 from migproxy.testing.both import print_rows
 from migproxy.testing.pairs import Comparison, compare_all
 
@@ -58,7 +76,7 @@ def install(tree: Path, folder: Path) -> str:
         if not entry.name.startswith(("migproxy", "__editable__", "__pycache__")) and not target.exists():
             target.symlink_to(entry)
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--no-compile", "--ignore-installed", str(tree)], check=True, env=environment(python))
+    subprocess.run([*pip, "--ignore-installed", str(tree)], check=True, env=environment(python))
     code = "import migproxy; print(migproxy.__file__)"
     asked = subprocess.run([python, "-c", code], env=environment(python), cwd=folder, capture_output=True, text=True)
     if not asked.stdout.startswith(str(purelib)):
@@ -73,27 +91,65 @@ class Sides:
         self.pythons = pythons
         self._folders = folders
         self._size = size
+        # Alone in a folder, so that the measured processes see nothing else of this one's code.
+        self._plugins = folders[SIDES[0]].parent / "plugins"
+        self._plugins.mkdir()
+        shutil.copy(HERE / "baton.py", self._plugins)
         self._brokers = {side: start_broker(folders[side], python) for side, python in pythons.items()}
         #: Benchmark's name → what pytest calls it.
         self.tests: dict[str, str] = {}
 
-    def measure(self, names: Sequence[str], rounds: int) -> Samples:
-        """Run the rounds; returns the figures of both sides."""
+    def measure(self, names: Sequence[str], rounds: int, only: Sequence[str] = ()) -> Samples:
+        """Run the rounds, of all benchmarks or `only` some of them; returns the figures of both sides."""
         samples: Samples = {}
+        tests = [self.tests[name] for name in only]
         for number in range(rounds):
-            for side in in_turn(list(self.pythons), number):
-                result = run_once(
-                    "proxied", names, self._size, self._folders[side], self._brokers[side], self.pythons[side]
-                )
+            for side, result in self._round(names, number, tests).items():
                 collect(result, side, samples, "min")
                 self.tests.update({name_of(one): one["fullname"] for one in result["benchmarks"]})
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
         return samples
 
+    def _round(self, names: Sequence[str], number: int, only: list[str]) -> dict[str, dict[str, Any]]:
+        """Run the benchmarks once on each side; returns what pytest-benchmark wrote."""
+        running: dict[str, subprocess.Popen[bytes]] = {}
+        ends = []
+        try:
+            for side, python in self.pythons.items():
+                folder = self._folders[side]
+                (folder / "run.json").unlink(missing_ok=True)
+                ours, theirs = socket.socketpair()
+                ends.append(ours)
+                env = environment(python, **for_benchmarks(self._size))
+                env.update({"PYTHONPATH": str(self._plugins), baton.VARIABLE: str(theirs.fileno())})
+                env[baton.ONLY_VARIABLE] = json.dumps(only) if only else ""
+                words = pytest_command("proxied", names, folder / "run.json", self._brokers[side], python, "baton")
+                with open(folder / "run.log", "wb") as log, theirs:
+                    running[side] = subprocess.Popen(
+                        words, env=env, cwd=HERE.parent, stdout=log, stderr=log, pass_fds=[theirs.fileno()]
+                    )
+            baton.take_turns(ends, number, TIMEOUT)
+            codes = {side: process.wait(60) for side, process in running.items()}
+        finally:
+            for process in running.values():
+                process.kill()
+                process.wait(30)
+            for end in ends:
+                end.close()
+        return {
+            side: benchmark_json(side, self._folders[side] / "run.json", code, said(self._folders[side]))
+            for side, code in codes.items()
+        }
+
     def close(self) -> None:
         """End the brokers."""
         for broker in self._brokers.values():
             broker.stop()
+
+
+def said(folder: Path) -> str:
+    """Return what a side's last run printed."""
+    return (folder / "run.log").read_text(errors="replace")
 
 
 def judge(sides: Sides, names: Sequence[str], rounds: int, effect: float) -> list[Comparison]:
@@ -102,7 +158,7 @@ def judge(sides: Sides, names: Sequence[str], rounds: int, effect: float) -> lis
     suspects = [row.name for row in rows if row.verdict in DIFFERENT]
     if suspects:
         print("again:", ", ".join(suspects), file=sys.stderr, flush=True)
-        again = compare(sides.measure([sides.tests[name] for name in suspects], rounds), effect)
+        again = compare(sides.measure(names, rounds, suspects), effect)
         rows = confirm(rows, again)
     return rows
 

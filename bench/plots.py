@@ -70,17 +70,17 @@ def copies(pairs: dict[tuple[str, str], dict[int, float]], device: str) -> bytes
     return png(draw, (8, 5), device)
 
 
-def stacked(bars: Sequence[tuple[str, dict[str, float]]], device: str) -> bytes:
-    """Return stacked bars of where programs' time goes, in milliseconds."""
+def stacked(bars: Sequence[tuple[str, dict[str, float], float]], device: str) -> bytes:
+    """Return stacked bars of where programs' time goes, in percent of the third entry of each."""
 
     def draw(axes: Any) -> None:
         bottom = [0.0] * len(bars)
         for kind, label, colour in KINDS:
-            heights = [split.get(kind, 0.0) / 1e3 for _, split in bars]
+            heights = [100 * split.get(kind, 0.0) / whole for _, split, whole in bars]
             axes.bar(range(len(bars)), heights, bottom=bottom, label=label, color=colour)
             bottom = [a + b for a, b in zip(bottom, heights, strict=True)]
-        axes.set_xticks(range(len(bars)), [name for name, _ in bars], rotation=60, ha="right", fontsize=8)
-        axes.set_ylabel("milliseconds")
+        axes.set_xticks(range(len(bars)), [name for name, _, _ in bars], rotation=60, ha="right", fontsize=8)
+        axes.set_ylabel("% of the program's native time")
         axes.legend(fontsize=8)
 
     return png(draw, (max(6.0, 0.55 * len(bars)), 4.5), device)

@@ -239,7 +239,7 @@ def add_applications(page: Page, record: dict[str, Any]) -> None:
             ],
         )
     bars = [
-        (f"{row['name']}, {mode}", row[f"{mode}_split"])
+        (f"{row['name']}, {mode}", row[f"{mode}_split"], row.get("native", row["proxied"]))
         for row in rows
         for mode in ("native", "proxied")
         if f"{mode}_split" in row
@@ -248,7 +248,7 @@ def add_applications(page: Page, record: dict[str, Any]) -> None:
         page.text("Where the time of the Rodinia-like programs goes, in ms:")
         kinds = [kind for kind, _, _ in plots.KINDS]
         head = ("program, mode", *(name for _, name, _ in plots.KINDS))
-        page.table(head, [(name, *(number(split[kind] / 1e3) for kind in kinds)) for name, split in bars])
+        page.table(head, [(name, *(number(split[kind] / 1e3) for kind in kinds)) for name, split, _ in bars])
         page.picture("applications.png", plots.stacked(bars, page.device), "Time of programs by kind")
     done = [row for row in rows if "error" not in row]
     if done:

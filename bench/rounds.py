@@ -135,10 +135,10 @@ def command_for(mode: str, arguments: Sequence[str], broker: Broker, *options: s
     return [python, "-m", "migproxy", "run", "--broker", broker.socket, *options, *arguments]
 
 
-def run_once(
-    mode: str, names: Sequence[str], size: str, scratch: Path, broker: Broker, python: str = sys.executable
-) -> dict[str, Any]:
-    """Run pytest-benchmark in one process and return its JSON, with pytest's exit code as ``exit_code``.
+def pytest_command(
+    mode: str, names: Sequence[str], output: Path, broker: Broker, python: str = sys.executable, plugin: str = ""
+) -> list[str]:
+    """Return the command line that runs benchmarks in a mode and writes pytest-benchmark's JSON to `output`.
 
     Parameters
     ----------
@@ -146,29 +146,50 @@ def run_once(
         ``"native"`` or ``"proxied"``.
     names : sequence of str
         Of `NAMES`, or paths and pytest's ids; all of `NAMES` if empty.
-    size : str
-        ``"smoke"`` or ``"full"``.
-    scratch : Path
-        For the JSON file.
+    output : Path
     broker : Broker
         For proxied runs.
     python : str
         The interpreter.
+    plugin : str
+        A further pytest plugin.
     """
+    # From the root, so that files anywhere have names.
+    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=0", "--import-mode=importlib"]
+    for each in ("pytest_benchmark.plugin", "pytest_timeout", plugin):
+        pytest += ["-p", each] if each else []
+    pytest += [f"--benchmark-json={output}", "--benchmark-columns=median", "-c", str(HERE.parent / "pyproject.toml")]
+    return command_for(mode, [*pytest, "--rootdir", "/", *files_of(names)], broker, python=python)
+
+
+def run_once(mode: str, names: Sequence[str], size: str, scratch: Path, broker: Broker) -> dict[str, Any]:
+    """Run benchmarks in one process and return pytest-benchmark's JSON, with pytest's exit code as ``exit_code``."""
     output = scratch / f"{mode}.json"
     output.unlink(missing_ok=True)
-    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=0", "--import-mode=importlib"]
-    pytest += [f"--benchmark-json={output}", "--benchmark-columns=median", "-c", str(HERE.parent / "pyproject.toml")]
-    pytest += ["--rootdir", str(HERE.parent), *files_of(names)]
-    env = environment(python, BENCH_SIZE=size, NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS="0")
-    command = command_for(mode, pytest, broker, python=python)
+    command, env = pytest_command(mode, names, output, broker), environment(**for_benchmarks(size))
     done = subprocess.run(command, env=env, cwd=HERE.parent, timeout=TIMEOUT, capture_output=True, text=True)
+    return benchmark_json(mode, output, done.returncode, done.stdout + done.stderr)
+
+
+def for_benchmarks(size: str) -> dict[str, str]:
+    """Return what benchmarks find in their environment. Of pytest's plugins only those that are named are loaded."""
+    return {"BENCH_SIZE": size, "NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS": "0", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
+def benchmark_json(side: str, output: Path, exit_code: int, said: str) -> dict[str, Any]:
+    """Return what a run of pytest-benchmark wrote.
+
+    Raises
+    ------
+    SystemExit
+        It wrote nothing.
+    """
     if not output.exists() or not output.stat().st_size:
-        raise SystemExit(f"the {mode} run failed:\n{done.stdout}\n{done.stderr}")
-    if done.returncode:
-        print(f"of the {mode} run, some failed:", done.stdout[-4000:], done.stderr[-2000:], sep="\n", file=sys.stderr)
+        raise SystemExit(f"the {side} run failed:\n{said}")
+    if exit_code:
+        print(f"of the {side} run, some failed:", said[-6000:], sep="\n", file=sys.stderr)
     found: dict[str, Any] = json.loads(output.read_text())
-    return {**found, "exit_code": done.returncode}
+    return {**found, "exit_code": exit_code}
 
 
 def files_of(names: Sequence[str]) -> list[str]:

@@ -26,18 +26,29 @@ PARTS = (
     "LICENSE",
 )
 BENCHMARK = """
+from cuda.bindings import driver
+
+
+def measure(benchmark, once):
+    def call():
+        for _ in range(50):
+            once()
+
+    benchmark.extra_info["calls"] = 50
+    # Short rounds, of which some are disturbed by nothing.
+    benchmark.pedantic(call, rounds=150, warmup_rounds=3, setup=lambda: driver.cuCtxSynchronize() and None)
+
+
 def test_allocate(benchmark):
-    from cuda.bindings import driver
     driver.cuInit(0)
     driver.cuCtxSetCurrent(driver.cuDevicePrimaryCtxRetain(0)[1])
+    measure(benchmark, lambda: driver.cuMemFree(driver.cuMemAlloc(4096)[1]))
 
-    def call():
-        for _ in range(300):
-            status, address = driver.cuMemAlloc(4096)
-            driver.cuMemFree(address)
 
-    benchmark.extra_info["calls"] = 300
-    benchmark.pedantic(call, rounds=20, warmup_rounds=3)
+def test_ask(benchmark):
+    driver.cuInit(0)
+    driver.cuCtxSetCurrent(driver.cuDevicePrimaryCtxRetain(0)[1])
+    measure(benchmark, driver.cuMemGetInfo)
 """
 #: Each allocation is followed by a busy loop of a fifth of the time since the last one: all of a round, 20% longer.
 SLOWDOWN = """
@@ -78,7 +89,7 @@ class Repository:
             else:
                 shutil.copy(source, self.folder / part)
         self.git("init", "-q")
-        self.benchmark = folder / "bench_allocate.py"
+        self.benchmark = folder / "bench_it.py"
         self.benchmark.write_text(BENCHMARK)
 
     def git(self, *words: str) -> str:
@@ -100,14 +111,14 @@ class Repository:
     def compare(self, base: str, head: str) -> Finished:
         """Run the comparison."""
         words = ["-m", "bench", "ab", base, head, str(self.benchmark), "--rounds", "7", "--size", "smoke"]
-        return run_command([sys.executable, *words], cwd=self.folder, timeout=200, env={"PYTHONPATH": ""})
+        return run_command([sys.executable, *words], cwd=self.folder, timeout=400, env={"PYTHONPATH": ""})
 
 
-def row_of(done: Finished) -> str:
-    """Return the benchmark's line."""
-    rows = [line for line in done.stdout.splitlines() if line.startswith("bench_allocate::allocate")]
+def verdict(done: Finished, benchmark: str) -> str:
+    """Return the last word of a benchmark's line."""
+    rows = [line for line in done.stdout.splitlines() if line.startswith(f"bench_it::{benchmark} ")]
     assert len(rows) == 1, done.said
-    return rows[0]
+    return rows[0].split()[-1]
 
 
 @pytest.fixture(scope="module")
@@ -115,18 +126,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     return Repository(tmp_path_factory.mktemp("ab"))
 
 
-@pytest.mark.timeout(240)
-def test_a_planted_slowdown_is_found(repository: Repository) -> None:
-    done = repository.compare(repository.commit(""), repository.commit(SLOWDOWN))
+@pytest.mark.timeout(450)
+def test_a_planted_slowdown_is_found_and_nothing_else(repository: Repository) -> None:
+    done = repository.compare(repository.commit(NOTHING), repository.commit(SLOWDOWN))
     assert done.returncode == 1, done.said
-    row = row_of(done)
-    assert row.split()[-1] == "slower", done.said
-    assert 1.1 < float(row.split()[5]) < 1.3, done.said
-
-
-@pytest.mark.timeout(240)
-def test_a_null_change_is_not_found(repository: Repository) -> None:
-    done = repository.compare(repository.commit(""), repository.commit(NOTHING))
-    assert done.returncode == 0, done.said
-    row = row_of(done)
-    assert row.split()[-1] in ("same", "unclear"), done.said
+    assert verdict(done, "allocate") == "slower", done.said
+    assert verdict(done, "ask") in ("same", "unclear"), done.said
