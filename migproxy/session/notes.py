@@ -34,9 +34,12 @@ class NoteHandler(logging.Handler):
         self._dropped = 0
         self._guard = threading.RLock()
 
-    def createLock(self) -> None:
-        """No lock around `emit`: a message may come up while another is sent, in a destructor for one."""
-        self.lock = None
+    def handle(self, record: logging.LogRecord) -> bool | logging.LogRecord:
+        """Emit without the handler's lock: a message may come up while another is sent, in a destructor for one."""
+        kept = self.filter(record)
+        if kept:
+            self.emit(kept if isinstance(kept, logging.LogRecord) else record)
+        return kept
 
     def attach(self, send: Send) -> None:
         """Send through `send` from now on, first what has waited."""
