@@ -34,12 +34,12 @@ class NoteHandler(logging.Handler):
         self._dropped = 0
         self._guard = threading.RLock()
 
-    def handle(self, record: logging.LogRecord) -> bool | logging.LogRecord:
+    def handle(self, record: logging.LogRecord) -> bool:
         """Emit without the handler's lock: a message may come up while another is sent, in a destructor for one."""
         kept = self.filter(record)
         if kept:
             self.emit(kept if isinstance(kept, logging.LogRecord) else record)
-        return kept
+        return bool(kept)
 
     def attach(self, send: Send) -> None:
         """Send through `send` from now on, first what has waited."""
