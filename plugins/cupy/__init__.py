@@ -32,6 +32,12 @@ def _compiler(module: ModuleType) -> None:
     cache.install(module)
 
 
+def _callbacks(module: ModuleType) -> None:
+    from migproxy_plugins.cupy import callbacks
+
+    callbacks.install(module)
+
+
 def _lazy(module: ModuleType) -> None:
     from migproxy_plugins.cupy import lazy
 
@@ -118,6 +124,7 @@ PLUGIN = Plugin(
         "cupy_backends.cuda.libs": _lazy,
         "cupy.cuda": _lazy,
         "cupy.cuda.compiler": _compiler,
+        "cupy.fft._callback": _callbacks,
     },
     replace=_replacements(),
     executor="migproxy_plugins.cupy.executor",

@@ -222,7 +222,7 @@ def changes(library: str, signature: Signature) -> bool:
 
 
 def plain_facts(library: str, signature: Signature, arguments: tuple[object, ...]) -> tuple[object, ...]:
-    """Return a call as facts of the object that it makes or changes: its name and arguments, addresses as null or not."""
+    """Return a call as facts of the object that it makes or changes: name and arguments, addresses as null or not."""
     found = roles(library, signature)
     return (
         signature.name,

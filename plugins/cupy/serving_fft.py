@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from migproxy_plugins.cupy.serving import Serving, serves
@@ -21,27 +23,69 @@ class _Pointer:
         self.data = self
 
 
-def _keep(server: Serving, number: Any, plan: Any) -> None:
-    if server.integer(number) in server.objects:
+class _Prepared:
+    """What `create` made: a bare handle, until a plan takes it over.
+
+    Parameters
+    ----------
+    handle : int
+        The real handle.
+    """
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+
+
+def _keep(server: Serving, number: Any, make: Callable[..., Any]) -> None:
+    """Make a plan under a number that is new, or that stands for a prepared handle, which the plan takes over."""
+    known = server.objects.get(server.integer(number))
+    if known is None:
+        plan = make()
+    elif isinstance(known[1], _Prepared):
+        plan = make(prealloc_plan=known[1].handle)
+    else:
         raise ProtocolError(f"object {number:#x} exists")
     server.objects[number] = ("cufft plan", plan)
 
 
+@serves(CUFFT, "create", host_only=True)
+def _create(server: Serving, number: int) -> None:
+    if server.integer(number) in server.objects:
+        raise ProtocolError(f"object {number:#x} exists")
+    server.objects[number] = ("cufft plan", _Prepared(server.module(CUFFT).create()))
+
+
+@serves(CUFFT, "setAutoAllocation", host_only=True)
+def _set_auto_allocation(server: Serving, number: int, allocate: int) -> None:
+    server.module(CUFFT).setAutoAllocation(server.object(number).handle, server.integer(allocate))
+
+
+@serves(CUFFT, "setJITCallback", host_only=True)
+def _set_jit_callback(server: Serving, number: int, function: str, image: bytes, kind: int, data: int) -> None:
+    """Link the function's compiled callback, LTO-IR, into a plan; `data` is an address that its threads get."""
+    if not isinstance(function, str) or not isinstance(image, bytes):
+        raise ProtocolError("a callback is a name and an image")
+    if server.integer(data):
+        server.context.check_range(data, 1)
+    module = server.module(CUFFT)
+    module.setJITCallback(server.object(number).handle, function, image, server.integer(kind), data)
+
+
 @serves(CUFFT, "Plan1d", host_only=True)
 def _plan_1d(server: Serving, number: int, nx: int, fft_type: int, batch: int) -> None:
-    _keep(server, number, server.module(CUFFT).Plan1d(nx, fft_type, batch))
+    _keep(server, number, partial(server.module(CUFFT).Plan1d, nx, fft_type, batch))
 
 
 @serves(CUFFT, "PlanNd", host_only=True)
 def _plan_nd(server: Serving, number: int, *arguments: Any) -> None:
-    _keep(server, number, server.module(CUFFT).PlanNd(*arguments))
+    _keep(server, number, partial(server.module(CUFFT).PlanNd, *arguments))
 
 
 @serves(CUFFT, "XtPlanNd", host_only=True)
 def _xt_plan_nd(server: Serving, number: int, *arguments: Any) -> None:
     *positional, order, last_axis, last_size = arguments
-    plan = server.module(CUFFT).XtPlanNd(*positional, order=order, last_axis=last_axis, last_size=last_size)
-    _keep(server, number, plan)
+    made = server.module(CUFFT).XtPlanNd
+    _keep(server, number, partial(made, *positional, order=order, last_axis=last_axis, last_size=last_size))
 
 
 @serves(CUFFT, "destroyPlan", host_only=True)

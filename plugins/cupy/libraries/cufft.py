@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Sequence
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +14,7 @@ from migproxy_plugins.cupy import calls, standin
 
 C2C, R2C, C2R, Z2Z, D2Z, Z2D = 41, 42, 44, 105, 106, 108
 R_32F, R_64F, R_16F, C_32F, C_64F, C_16F = 0, 1, 2, 4, 5, 6
-INVALID_DEVICE, NOT_SUPPORTED = 11, 16
+INVALID_DEVICE = 11
 _OUTPUTS = {C2C: "F", R2C: "F", C2R: "f", Z2Z: "D", D2Z: "D", Z2D: "d"}
 _EXECUTES = {C2C: "execC2C", R2C: "execR2C", C2R: "execC2R", Z2Z: "execZ2Z", D2Z: "execD2Z", Z2D: "execZ2D"}
 _DATA_TYPES = {"e": R_16F, "f": R_32F, "d": R_64F, "E": C_16F, "F": C_32F, "D": C_64F}
@@ -38,15 +39,18 @@ class _Plan:
     _library: standin.Library
     handle: int = 0
 
-    def _make(self, *arguments: Any) -> None:
-        """Make the plan in the executor; an error is raised here, as cuFFT reports it when a plan is made."""
+    def _make(self, *arguments: Any, prealloc_plan: int = 0) -> None:
+        """Make the plan in the executor; an error is raised here, as cuFFT reports it when a plan is made.
+
+        With `prealloc_plan`, what `create` returned becomes the plan: it may carry callbacks.
+        """
         import cupy
 
-        number = calls.new_object()
+        number = prealloc_plan or calls.new_object()
         try:
             self._library.call(type(self).__name__, (number, *arguments), wait=True)
         except self._library.errors["CuFFTError"] as error:
-            if error.result != 2:
+            if error.result != 2 or prealloc_plan:
                 raise
             # Some lengths need a large work area: give back what the pool only keeps.
             cupy.get_default_memory_pool().free_all_blocks()
@@ -68,23 +72,17 @@ class _Plan:
         _local.plan = None
 
 
-def _check_preallocated(plan: int, errors: dict[str, Any]) -> None:
-    if plan:
-        raise errors["CuFFTError"](NOT_SUPPORTED)
-
-
 class Plan1d(_Plan):
     """A batch of contiguous one-dimensional transforms."""
 
     def __init__(
         self, nx: int, fft_type: int, batch: int, *, devices: Any = None, out: Any = None, prealloc_plan: int = 0
     ) -> None:
-        _check_preallocated(prealloc_plan, self._library.errors)
         if devices is not None:
             if fft_type not in (C2C, Z2Z):
                 raise ValueError("Currently for multiple GPUs only C2C and Z2Z are supported.")
             raise self._library.errors["CuFFTError"](INVALID_DEVICE)
-        self._make(int(nx), int(fft_type), int(batch))
+        self._make(int(nx), int(fft_type), int(batch), prealloc_plan=prealloc_plan)
         self.nx = nx
         self.fft_type = fft_type
         self.batch = batch
@@ -139,10 +137,10 @@ class PlanNd(_Plan):
         *,
         prealloc_plan: int = 0,
     ) -> None:
-        _check_preallocated(prealloc_plan, self._library.errors)
         self._make(
             _ints(shape), _ints(inembed), int(istride), int(idist), _ints(onembed), int(ostride), int(odist),
             int(fft_type), int(batch), order, int(last_axis), None if last_size is None else int(last_size),
+            prealloc_plan=prealloc_plan,
         )  # fmt: skip
         self.shape = tuple(shape)
         self.fft_type = fft_type
@@ -218,7 +216,6 @@ class XtPlanNd(_Plan):
         last_size: int | None,
         prealloc_plan: int = 0,
     ) -> None:
-        _check_preallocated(prealloc_plan, self._library.errors)
         chars = [_char(dtype) for dtype in (idtype, odtype, edtype)]
         self.itype, self.otype, self.etype = (_DATA_TYPES[char] for char in chars)
         wide = [_WIDER.get(kind, kind) for kind in (self.itype, self.otype)]
@@ -230,6 +227,7 @@ class XtPlanNd(_Plan):
         self._make(
             _ints(shape), _ints(inembed), int(istride), int(idist), chars[0], _ints(onembed), int(ostride), int(odist),
             chars[1], int(batch), chars[2], order, int(last_axis), None if last_size is None else int(last_size),
+            prealloc_plan=prealloc_plan,
         )  # fmt: skip
         self.shape = tuple(shape)
         self.order = order
@@ -272,6 +270,24 @@ def make(name: str) -> ModuleType:
     def set_callback(*_: Any) -> None:
         raise RuntimeError("cuFFT is dynamically linked and thus does not support callback")
 
+    def create() -> int:
+        number = calls.new_object()
+        library.call("create", (number,), wait=True)
+        return number
+
+    def set_auto_allocation(plan: int, allocate: int) -> int:
+        library.call("setAutoAllocation", (plan, allocate), wait=False)
+        return 0
+
+    def set_jit_callback(plan: int, function: str, image: bytes, kind: int, data: int) -> int:
+        # It is linked where the plan is; cuFFT tells an error of it in this call.
+        library.call("setJITCallback", (plan, function, image, kind, data), wait=True)
+        return 0
+
+    @cache
+    def get_version() -> int:
+        return int(library.call("getVersion", (), wait=True))
+
     def execute(function: str) -> Any:
         return lambda *arguments: library.call(function, arguments, wait=False)
 
@@ -280,7 +296,10 @@ def make(name: str) -> ModuleType:
         check_result=check_result,
         setCallback=set_callback,
         get_current_plan=get_current_plan,
-        getVersion=lambda: library.call("getVersion", (), wait=True),
+        getVersion=get_version,
+        create=create,
+        setAutoAllocation=set_auto_allocation,
+        setJITCallback=set_jit_callback,
     )
     standin.publish(module, library, handlers)
     return module

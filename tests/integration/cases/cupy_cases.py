@@ -293,6 +293,20 @@ def test_fuse_of_views_asks_for_the_kernels_occupancy() -> None:
     assert cp.cuda.driver.occupancyMaxPotentialBlockSize(kernel.kernel.ptr, 0, 0)[1] >= 32
 
 
+def test_fft_callbacks_are_linked_into_plans_or_refused_by_name() -> None:
+    callback = "__device__ float2 twice(void* x, unsigned long long i, void*, void*) { float2 v = ((float2*)x)[i]; "
+    callback += "v.x *= 2; v.y *= 2; return v; }"
+    a = (A + 1j * B)[:, :16].astype(np.complex64)
+    try:
+        with cp.fft.config.set_cufft_callbacks(cb_load=callback, cb_load_name="twice", cb_ver="jit"):
+            found = cp.fft.fft(cp.asarray(a))
+    except cp.cuda.cufft.CuFFTError as error:
+        assert str(error) == "CUFFT_NOT_SUPPORTED"  # noqa: PT017 - the software GPU has none
+    else:
+        same(found, 2 * np.fft.fft(a).astype(np.complex64), rtol=1e-4, atol=1e-4)
+    same(cp.fft.fft(cp.asarray(a)), np.fft.fft(a).astype(np.complex64), rtol=1e-4, atol=1e-4)
+
+
 def test_device_facts() -> None:
     device = cp.cuda.Device()
     assert int(device.compute_capability) >= 70
