@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from migproxy.errors import CudaError
 from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
+from migproxy.softgpu import written_unsafe as written
 from migproxy.softgpu.card import GRANULARITY, Device
 from migproxy.softgpu.ranges import RangeMap, Room
 
@@ -124,6 +125,14 @@ class AddressSpace:
         if size > 0 and not self.accessible(address, size):
             raise CudaError(code, f"[{address:#x}, {address + size:#x}) is not accessible device memory")
 
+    def bounds(self) -> list[tuple[int, int, int]]:
+        """What kernels may access, for check mode: start, end, and the record of what was written (0: all)."""
+        with self.lock:
+            found = [(item.base, item.base + item.size, written.record(item.base)) for item in self.allocations]
+            found += [(item.base, item.base + item.size, 0) for item in self.mappings if any(item.access.values())]
+            found += [(item.base, item.base + item.size, 0) for item in self.host]
+        return sorted(found)
+
     @contextmanager
     def touching(self, *ranges: tuple[int, int]) -> Iterator[None]:
         """Keep the device ranges mapped while the host side copies or fills them.
@@ -177,6 +186,8 @@ class AddressSpace:
             )
             self.allocations.add(allocation)
             device.used += extent
+            if not managed:  # which the host writes, too
+                written.track(base, size)
             return allocation
 
     def free(self, address: int) -> Allocation:
@@ -188,6 +199,7 @@ class AddressSpace:
             if self.allocations.at(address) is not allocation:
                 raise CudaError(status.INVALID_VALUE, f"{address:#x} was freed by another thread")
             raw.discard(allocation.base, allocation.extent)
+            written.forget(allocation.base)
             self.allocations.remove(address)
             self._give_room(allocation.base, allocation.extent + raw.PAGE)
             allocation.device.used -= allocation.extent

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from migproxy.errors import CudaError
 from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
+from migproxy.softgpu import written_unsafe as written
 from migproxy.softgpu.arrays import Array, channel_bytes
 from migproxy.softgpu.capture import NodeKind
 from migproxy.softgpu.copies import CopyApi
@@ -72,6 +73,7 @@ class ArrayCopyApi(CopyApi):
             with space.touching(*ranges):
                 for to, fro, size in moves:
                     raw.memmove(to, fro, size)
+                    written.carry(to, fro, size)
 
         stream.submit(NodeKind.MEMCPY, run, wait=stream.capture is None and (wait or pageable))
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from migproxy.errors import CudaError
 from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
+from migproxy.softgpu import written_unsafe as written
 from migproxy.softgpu.capture import NodeKind
 from migproxy.softgpu.state import entry, need
 from migproxy.softgpu.textures import TextureApi
@@ -75,8 +76,10 @@ class CopyApi(TextureApi):
             with space.touching(*device):
                 if staged is not None:
                     raw.write_bytes(destination, staged)
+                    written.mark(destination, size)
                 else:
                     raw.memmove(destination, source, size)
+                    written.carry(destination, source, size)
 
         stream.submit(
             NodeKind.MEMCPY, run, wait=mode == "wait", quick=size <= _QUICK, params=_line(destination, source, size)
@@ -276,6 +279,7 @@ class CopyApi(TextureApi):
         def run() -> None:
             with space.touching(*ranges):
                 raw.copy_box(destination, source, *extent)
+                _carry_box(destination, source, *extent)
 
         return run
 
@@ -309,6 +313,8 @@ class CopyApi(TextureApi):
                     raw.fill(address, value, width, count * height)
                 else:
                     raw.fill_box(address, pitch, value, width, count, height)
+                for row in range(1 if whole else height):
+                    written.mark(address + row * pitch, size if whole else count * width)
 
         return run
 
@@ -365,6 +371,15 @@ class CopyApi(TextureApi):
     @entry
     def cuMemsetD2D32Async(self, dstDevice: int, dstPitch: int, ui: int, Width: int, Height: int, hStream: int) -> None:
         self._fill_2d(hStream, dstDevice, dstPitch, ui, 4, Width, Height)
+
+
+def _carry_box(destination: raw.Box, source: raw.Box, width: int, height: int, depth: int) -> None:
+    if not written.enabled():
+        return
+    for plane in range(depth):
+        for row in range(height):
+            to, fro = (box.address + plane * box.plane + row * box.pitch for box in (destination, source))
+            written.carry(to, fro, width)
 
 
 def _line(destination: int, source: int, size: int) -> BoxCopy:

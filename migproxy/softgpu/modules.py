@@ -9,6 +9,7 @@ from migproxy.errors import CudaError, PtxError
 from migproxy.softgpu import card, images
 from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
+from migproxy.softgpu import written_unsafe as written
 from migproxy.softgpu.array_copies import ArrayCopyApi
 from migproxy.softgpu.state import Context, Kernel, LoadedModule, entry, need
 
@@ -86,11 +87,11 @@ class ModuleApi(ArrayCopyApi):
             need(alignment <= raw.PAGE, f"alignment {alignment} of {name}", status.NOT_SUPPORTED)
             size = max(size, 1)
             if size > _SHARED_GLOBALS // 4:
-                placed.append(self.space.allocate(context.device, size, context.handle).base)
+                placed.append(self._global_memory(context, size))
                 return placed[-1]
             address = -(-shared // alignment) * alignment
             if address + size > shared_end:
-                placed.append(self.space.allocate(context.device, _SHARED_GLOBALS, context.handle).base)
+                placed.append(self._global_memory(context, _SHARED_GLOBALS))
                 address, shared_end = placed[-1], placed[-1] + _SHARED_GLOBALS
             shared = address + size
             return address
@@ -108,9 +109,16 @@ class ModuleApi(ArrayCopyApi):
             for address in placed:
                 self.space.free(address)
             raise
+        loaded.bounds = self.space.bounds
         module = Module(context, loaded, placed)
         module.handle = self.handles.add(module)
         return module
+
+    def _global_memory(self, context: Context, size: int) -> int:
+        """Memory for variables, all of which have values: zero, where none is written."""
+        base = self.space.allocate(context.device, size, context.handle).base
+        written.mark(base, size)
+        return base
 
     def _load_at(self, out: int, image: int, options: dict[int, int]) -> None:
         context = self.context()

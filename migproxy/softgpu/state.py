@@ -45,6 +45,8 @@ class Kernel(Protocol):
 class LoadedModule(Protocol):
     kernels: dict[str, Any]
     globals: dict[str, tuple[int, int]]
+    #: What kernels may access, for check mode; the driver sets it.
+    bounds: Callable[[], list[tuple[int, int, int]]] | None
 
 
 class Engine(Protocol):

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from migproxy.errors import CudaError
+from migproxy.softgpu import written_unsafe as written
 
 Array = npt.NDArray[Any]
 Guard = Callable[[int, int], None]
@@ -54,6 +55,7 @@ def memory(address: int, nbytes: int) -> Any:
         raise CudaError(ILLEGAL_ADDRESS, f"a library was given address {address:#x}")
     if _guard is not None:
         _guard(address, nbytes)
+    written.mark(address, nbytes)  # a library may write whatever it looks at
     return (ctypes.c_ubyte * nbytes).from_address(address)
 
 

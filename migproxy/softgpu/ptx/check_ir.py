@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from migproxy.softgpu.ptx import check
 from migproxy.softgpu.ptx.irkit import Fn
 from migproxy.softgpu.ptx.layout import CONTEXT as C
@@ -19,12 +21,15 @@ def _finding(f: Fn, code: int, address: str, line: str, other: str = "0") -> Non
 
 
 def access() -> str:
-    """``void check(ptr tc, i64 address, i32 size, i32 kind, i32 line)``: examine one access."""
-    f = Fn("void", f"{P}check", "ptr %tc", "i64 %address", "i32 %size", "i32 %kind", "i32 %line")
+    """``void check(ptr tc, i64 address, i32 size, i32 kind, i32 line, ptr value)``: examine one access.
+
+    `value` is what a plain write will write, or null.
+    """
+    f = Fn("void", f"{P}check", "ptr %tc", "i64 %address", "i32 %size", "i32 %kind", "i32 %line", "ptr %value")
     base = f.op(f"ptrtoint ptr {f.load(C, '%tc', 'shared')} to i64")
     offset = f.op(f"sub i64 %address, {base}")
     with f.when(f.op(f"icmp ult i64 {offset}, 4294967296")):
-        f.emit(f"call void @{P}check_shared(ptr %tc, i64 {offset}, i32 %size, i32 %kind, i32 %line)")
+        f.emit(f"call void @{P}check_shared(ptr %tc, i64 {offset}, i32 %size, i32 %kind, i32 %line, ptr %value)")
         f.ret()
     natural = f.op("call i32 @llvm.umin.i32(i32 %size, i32 16)")
     low = f.op(f"zext i32 {f.op(f'sub i32 {natural}, 1')} to i64")
@@ -44,24 +49,49 @@ def access() -> str:
     with f.when(f.op(f"icmp ult i64 {near}, 1048576")):
         f.ret()
     end = f.op(f"add i64 %address, {f.op('zext i32 %size to i64')}")
-    at = f.var("i64")
-    count = f.op(f"load i64, ptr {table}")
-    with f.loop(lambda: f.op(f"icmp ult i64 {at.get()}, {count}")):
-        row = f.op(f"getelementptr [2 x i64], ptr {f.op(f'getelementptr i64, ptr {table}, i64 1')}, i64 {at.get()}")
-        first = f.op(f"load i64, ptr {row}")
-        last = f.op(f"load i64, ptr {f.op(f'getelementptr i64, ptr {row}, i64 1')}")
-        above = f.op(f"icmp uge i64 %address, {first}")
-        with f.when(f.op(f"and i1 {above}, {f.op(f'icmp ule i64 {end}, {last}')}")):
-            f.ret()
-        at.add("1")
-    _finding(f, check.OUTSIDE, "%address", "%line")
+    row = _row(f, table)
+    with f.when(f.op(f"icmp eq ptr {row}, null")):
+        _finding(f, check.OUTSIDE, "%address", "%line")
+    first, last, shadow = (f.op(f"load i64, ptr {f.op(f'getelementptr i64, ptr {row}, i64 {n}')}") for n in range(3))
+    with f.when(f.op(f"icmp ugt i64 {end}, {last}")):
+        _finding(f, check.OUTSIDE, "%address", "%line")
+    with f.when(f.op(f"icmp eq i64 {shadow}, 0")):
+        f.ret()
+    place = f.op(f"inttoptr i64 {f.op(f'add i64 {shadow}, ' + f.op(f'sub i64 %address, {first}'))} to ptr")
+    with f.when(_reads(f)), f.count_up("0", "%size") as n:
+        seen = f.get_item("i8", place, n)
+        with f.when(f.op(f"icmp eq i8 {seen}, 0")):
+            byte = f.op(f"add i64 %address, {f.op(f'zext i32 {n} to i64')}")
+            _finding(f, check.UNWRITTEN_GLOBAL, byte, "%line")
+    with f.when(f.op(f"icmp ne i32 %kind, {check.READ}")), f.count_up("0", "%size") as n:
+        f.set_item("i8", place, n, "1")
     f.ret()
     return f.text() + _shared()
 
 
+def _reads(f: Fn) -> str:
+    return f.op(f"or i1 {f.op(f'icmp eq i32 %kind, {check.READ}')}, {f.op(f'icmp eq i32 %kind, {check.UPDATE}')}")
+
+
+def _row(f: Fn, table: str) -> str:
+    """The last row of the table that starts at or below the address; null if there is none."""
+    low = f.var("i64")
+    high = f.var("i64", f.op(f"load i64, ptr {table}"))
+    rows = f.op(f"getelementptr i64, ptr {table}, i64 1")
+    with f.loop(lambda: f.op(f"icmp ult i64 {low.get()}, {high.get()}")):
+        middle = f.op(f"lshr i64 {f.op(f'add i64 {low.get()}, {high.get()}')}, 1")
+        start = f.op(f"load i64, ptr {f.op(f'getelementptr [3 x i64], ptr {rows}, i64 {middle}')}")
+        below = f.op(f"icmp ule i64 {start}, %address")
+        low.set(f.op(f"select i1 {below}, i64 {f.op(f'add i64 {middle}, 1')}, i64 {low.get()}"))
+        high.set(f.op(f"select i1 {below}, i64 {high.get()}, i64 {middle}"))
+    found = low.get()
+    row = f.op(f"getelementptr [3 x i64], ptr {rows}, i64 {f.op(f'sub i64 {found}, 1')}")
+    return f.op(f"select i1 {f.op(f'icmp eq i64 {found}, 0')}, ptr null, ptr {row}")
+
+
 def _shared() -> str:
-    """``void check_shared(ptr tc, i64 offset, i32 size, i32 kind, i32 line)``."""
-    f = Fn("void", f"{P}check_shared", "ptr %tc", "i64 %offset", "i32 %size", "i32 %kind", "i32 %line")
+    """``void check_shared(ptr tc, i64 offset, i32 size, i32 kind, i32 line, ptr value)``."""
+    f = Fn("void", f"{P}check_shared", "ptr %tc", "i64 %offset", "i32 %size", "i32 %kind", "i32 %line", "ptr %value")
     static, dynamic = f.load(C, "%tc", "static"), f.load(C, "%tc", "dynamic")
     limit = f.op(f"zext i32 {f.op(f'add i32 {static}, {dynamic}')} to i64")
     end = f.op(f"add i64 %offset, {f.op('zext i32 %size to i64')}")
@@ -87,9 +117,9 @@ def _shared() -> str:
             later = f.op(f"icmp ugt i32 {warp_epoch}, {stamp}")
             return f.op(f"xor i1 {f.op(f'and i1 {same_warp}, {later}')}, true")
 
+        with f.when(_reads(f)), f.when(f.op(f"icmp ult i32 {write_epoch}, {born}")):
+            _finding(f, check.UNWRITTEN, byte, "%line")
         with f.when(f.op(f"icmp eq i32 %kind, {check.READ}")):
-            with f.when(f.op(f"icmp ult i32 {write_epoch}, {born}")):
-                _finding(f, check.UNWRITTEN, byte, "%line")
             fresh = f.op(f"icmp eq i32 {write_epoch}, {epoch}")
             foreign = f.op(f"icmp ne i32 {writer}, {me}")
             plain = f.op(f"icmp eq i32 {f.load(S, entry, 'atomic')}, 0")
@@ -116,9 +146,25 @@ def _shared() -> str:
             clash = f.op(f"and i1 {clash}, {f.op(f'xor i1 {excused}, true')}")
             with f.when(clash):
                 _finding(f, check.RACE_WRITE, byte, "%line", f.op(f"zext i32 {reader} to i64"))
+            _other_value(f, entry, byte, n, plain, me, apart)
             f.store(S, entry, "write_epoch", epoch)
             f.store(S, entry, "writer", me)
             f.store(S, entry, "write_warp", warp_epoch)
             f.store(S, entry, "atomic", f.op(f"zext i1 {f.op('xor i1 ' + plain + ', true')} to i32"))
     f.ret()
     return f.text()
+
+
+def _other_value(f: Fn, entry: str, byte: str, n: str, plain: str, me: str, apart: Callable[[str, str], str]) -> None:
+    """A finding where another thread's plain write, not ordered before this one, left another value."""
+    writer = f.load(S, entry, "writer")
+    now = f.op(f"icmp eq i32 {f.load(S, entry, 'write_epoch')}, {f.load(C, '%tc', 'epoch')}")
+    both = f.op(f"and i1 {plain}, {f.op('icmp eq i32 ' + f.load(S, entry, 'atomic') + ', 0')}")
+    foreign = f.op(f"icmp ne i32 {writer}, {me}")
+    clash = f.op(f"and i1 {f.op(f'and i1 {now}, {both}')}, {foreign}")
+    clash = f.op(f"and i1 {clash}, {apart(writer, f.load(S, entry, 'write_warp'))}")
+    clash = f.op(f"and i1 {clash}, {f.op('icmp ne ptr %value, null')}")
+    with f.when(clash):
+        there = f.op(f"load i8, ptr {f.op('getelementptr i8, ptr ' + f.load(C, '%tc', 'shared') + f', i64 {byte}')}")
+        with f.when(f.op(f"icmp ne i8 {there}, {f.get_item('i8', '%value', n)}")):
+            _finding(f, check.RACE_VALUES, byte, "%line", f.op(f"zext i32 {writer} to i64"))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from migproxy.errors import KernelFault, PtxError
+from migproxy.softgpu import written_unsafe
 from migproxy.softgpu.ptx import check, native, workers
 from migproxy.softgpu.ptx.cache import default_cache
 from migproxy.softgpu.ptx.image import KernelImage, Placed, Source, object_key
@@ -22,6 +23,7 @@ from migproxy.softgpu.ptx.tuner import HEAVY, Tuner
 
 PlaceGlobal = Callable[[str, int, int], int]
 Resolve = Callable[[str], int | None]
+Bounds = Callable[[], list[tuple[int, int, int]]]
 Dim = tuple[int, int, int]
 
 _PACK = LAUNCH.packer()
@@ -265,15 +267,32 @@ class Kernel:
             message = f"{found}, in {where}{thread}, PTX line {line}: {text}"
             os.write(2, f"migproxy: {message}\n".encode())
             return KernelFault(check.STATUS[status], message)
+        if status == 702 and context.get("fault_c"):
+            return self._stuck(f"{where}{thread}", context.get("fault_c"))
         what = {
             700: f"illegal address {address:#x}",
-            702: "threads wait for each other for ever (a barrier in divergent code)",
+            702: "threads wait for each other for ever",
             714: "stack overflow, by recursion or alloca,",
             715: "illegal instruction",
             716: "misaligned address, or an address that no device has",
             719: "trap",
         }.get(status, f"fault {status}")
         return KernelFault(status, f"{what} in {where}{thread}")
+
+    def _stuck(self, where: str, point: int) -> KernelFault:
+        """The error for threads that wait for each other for ever, one of them at a suspend point."""
+        source = self._module.source
+        lines = self._point_lines
+        if not lines:
+            gen = source.generator(self.name, self._image.symbol, in_step=self._lockstep is not None)
+            gen.generate()
+            lines = gen.point_lines
+        line = lines[point]
+        text = source.ast.text[line - 1].strip()
+        message = f"threads wait for each other for ever, in {where}, PTX line {line}: {text}"
+        if self._module.checked:
+            os.write(2, f"migproxy: divergent barrier: {message}\n".encode())
+        return KernelFault(702, message)
 
 
 class LoadedModule:
@@ -288,7 +307,9 @@ class LoadedModule:
     def __init__(self, source: Source, place_global: PlaceGlobal, resolve: Resolve | None) -> None:
         self.source = source
         #: whether kernels of this module examine every access
-        self.checked = check.enabled()
+        self.checked = written_unsafe.enabled()
+        #: what kernels may access, for check mode: sorted rows of start, end, record of written bytes or 0
+        self.bounds: Bounds | None = None
         image, texts = source.image(default_cache())
         self.variables = image.variables
         self.globals: dict[str, tuple[int, int]] = {}
@@ -349,15 +370,11 @@ class LoadedModule:
 
 
 def _allocation_table(module: LoadedModule) -> ctypes.Array[ctypes.c_uint64] | None:
-    """The bounds for check mode: a count, then start and end of each range; None when nobody named them."""
-    found = check.allocations()
-    if not found:
+    """The bounds for check mode: a count, then the rows; None when nobody named them."""
+    if module.bounds is None:
         return None
-    ranges = found + [(address, max(size, 1)) for address, size in module.globals.values()]
-    out = (ctypes.c_uint64 * (1 + 2 * len(ranges)))()
-    out[0] = len(ranges)
-    for n, (address, size) in enumerate(ranges):
-        out[1 + 2 * n], out[2 + 2 * n] = address, address + size
+    rows = module.bounds()
+    out = (ctypes.c_uint64 * (1 + 3 * len(rows)))(len(rows), *(word for row in rows for word in row))
     return out
 
 

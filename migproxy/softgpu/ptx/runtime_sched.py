@@ -287,7 +287,14 @@ def _scattered() -> str:
         released = f.op(f"call i32 @{P}barriers(ptr %tc, i32 {live})")
         stuck = f.op(f"icmp eq i32 {f.op(f'or i32 {released}, {yielded.get()}')}, 0")
         with f.when(stuck):
-            f.emit(f"call void @{P}fault(ptr %tc, i32 {DEADLOCK}, i32 -1, i64 0, i64 0, i64 0, i64 0)")
+            state, resume = f.load(C, "%tc", "state"), f.load(C, "%tc", "resume")
+            with f.count_up("0", threads) as t:
+                now = f.get_item("i8", state, t)
+                waits = f.op(f"or i1 {f.op(f'icmp eq i8 {now}, {BARRIER_WAIT}')}, "
+                             f"{f.op(f'icmp eq i8 {now}, {WARP_WAIT}')}")  # fmt: skip
+                with f.when(waits):
+                    point = f.op(f"zext i32 {f.get_item('i32', resume, t)} to i64")
+                    f.emit(f"call void @{P}fault(ptr %tc, i32 {DEADLOCK}, i32 {t}, i64 0, i64 0, i64 {point}, i64 0)")
         with f.when(f.op(f"icmp eq i32 {released}, 0")):
             f.emit(f"call void @{P}spin(ptr %tc)")
         with f.when(f.op(f"icmp eq i32 {live}, {threads}")):

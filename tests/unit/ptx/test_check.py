@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from migproxy.errors import KernelFault
-from migproxy.softgpu.ptx import Kernel, check
+from migproxy.softgpu.ptx import Kernel
 
 from . import kit, sources
 
@@ -35,6 +35,21 @@ extern "C" __global__ void divergent(int* o) {
 extern "C" __global__ void counted(int* o) {
   __shared__ int s; if (threadIdx.x == 0) s = 0; __syncthreads(); atomicAdd(&s, 1); __syncthreads(); o[0] = s;
 }
+extern "C" __global__ void values(int* o, int n) {
+  __shared__ int s; s = threadIdx.x / n; __syncthreads(); o[threadIdx.x] = s;
+}
+extern "C" __global__ void winner(int* o) {  // any thread may win, but all write the same
+  __shared__ int s; if (threadIdx.x == 0) s = 0; __syncthreads(); if (threadIdx.x > 9) s = 1; __syncthreads(); o[0] = s;
+}
+extern "C" __global__ void added(int* o) {
+  __shared__ int s; atomicAdd(&s, 1); __syncthreads(); o[0] = s;
+}
+extern "C" __global__ void missing(int* o) {
+  __shared__ int s; if (threadIdx.x == 0) s = 1;
+  if (threadIdx.x < 32) { asm volatile("bar.sync 1, 64;"); o[0] = s; }
+  else { asm volatile("bar.sync 2, 64;"); o[1] = s; }
+}
+extern "C" __global__ void vectors(float4* a, int at) { *(float4*)((char*)a + at) = make_float4(1, 2, 3, 4); }
 extern "C" __global__ void writes(char* a, int at) { *(int*)(a + at) = 1; }
 """
 
@@ -67,12 +82,21 @@ def test_findings(kernels: Mapping[str, Kernel]) -> None:
     assert beyond.status == 700
     assert "offset 256" in str(beyond)
     assert "bar.sync" in str(finding(kernels["divergent"], out))
+    values = finding(kernels["values"], out, np.int32(32))
+    assert "thread 31 wrote another value" in str(values)
+    assert "thread (32, 0, 0)" in str(values)
+    assert "never written, at offset 0" in str(finding(kernels["added"], out))
+    missing = finding(kernels["missing"], out)
+    assert missing.status == 702
+    assert "bar.sync 1, 64" in str(missing)
+    assert "st.global.v4" in str(finding(kernels["vectors"], np.zeros(64, np.uint8), np.int32(1), block=1))
 
 
 def test_correct_programs_have_none(kernels: Mapping[str, Kernel]) -> None:
     out = np.zeros(64, np.int32)
-    for name in ("ordered", "warp_ordered", "counted"):
+    for name in ("ordered", "warp_ordered", "counted", "winner"):
         kit.launch(kernels[name], 2, 64, out)
+    kit.launch(kernels["values"], 1, 64, out, np.int32(64))
     kit.launch(kernels["beyond"], 1, 64, out, np.int32(0), shared=256)
 
 
@@ -83,14 +107,12 @@ def test_global_memory(kernels: Mapping[str, Kernel]) -> None:
     kit.launch(kernels["writes"], 1, 1, area, np.int32(128))  # unknown bounds: any page that is accessible
     misaligned = finding(kernels["writes"], area, np.int32(2), block=1)
     assert misaligned.status == 716
-    check.set_allocations(lambda: [(area.ctypes.data, 128), (16, 16)])
-    try:
-        kit.launch(kernels["writes"], 1, 1, area, np.int32(124))
-        outside = finding(kernels["writes"], area, np.int32(128), block=1)
+    kernels["writes"]._module.bounds = lambda: [(16, 32, 0), (area.ctypes.data, area.ctypes.data + 128, 0)]
+    kit.launch(kernels["writes"], 1, 1, area, np.int32(124))
+    for at in (128, -4):
+        outside = finding(kernels["writes"], area, np.int32(at), block=1)
         assert outside.status == 700
         assert "outside every allocation" in str(outside)
-    finally:
-        check.set_allocations(None)
 
 
 def test_real_kernels_are_clean(monkeypatch: pytest.MonkeyPatch) -> None:

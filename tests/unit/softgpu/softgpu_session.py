@@ -38,6 +38,7 @@ class FakeKernel:
 class FakeModule:
     kernels: dict[str, FakeKernel]
     globals: dict[str, tuple[int, int]]
+    bounds: Callable[[], list[tuple[int, int, int]]] | None = None
 
 
 class FakeEngine:

@@ -31,7 +31,8 @@ def atom(e: Emitter, i: Instr) -> None:
     operands = i.ops[1:] if result else i.ops
     pointer = e.space_pointer(operands[0], space_of(e, i))
     count = vector_of(i)
-    examine(e, pointer, space_of(e, i), types.size(kind) * count, check.ATOMIC)
+    examine(e, pointer, space_of(e, i), types.size(kind) * count,
+            check.ATOMIC if op == "exch" else check.UPDATE)  # fmt: skip
     if count > 1:
         dests = i.ops[0].items if result and isinstance(i.ops[0], Vec) else (None,) * count
         sources = operands[1]

@@ -33,12 +33,13 @@ def vector_of(i: Instr) -> int:
     return 1
 
 
-def examine(e: Emitter, pointer: str, space: str, size: int, kind: int) -> None:
-    """In check mode, have the runtime look at an access before it happens."""
+def examine(e: Emitter, pointer: str, space: str, size: int, kind: int, value: str = "null") -> None:
+    """In check mode, have the runtime look at an access before it happens; `value` holds what it will write."""
     if e.gen.checked and space not in ("param", "local"):
         address = e.op(f"ptrtoint ptr {pointer} to i64")
         line = e.instr.line if e.instr is not None else 0
-        e.call("void", "migproxy_rt_check", "ptr %tc", f"i64 {address}", f"i32 {size}", f"i32 {kind}", f"i32 {line}")
+        e.call("void", "migproxy_rt_check", "ptr %tc", f"i64 {address}", f"i32 {size}", f"i32 {kind}", f"i32 {line}",
+               f"ptr {value}")  # fmt: skip
 
 
 def check_access(e: Emitter, i: Instr) -> None:
@@ -153,7 +154,12 @@ def st(e: Emitter, i: Instr) -> None:
     ty = _memory_type(kind)
     size = types.size(kind)
     ordered = any(mod in _ORDERED for mod in i.mods)
-    examine(e, pointer, space, size * count, check.ATOMIC if ordered else check.WRITE)
+    written = "null"
+    if e.gen.checked and space in ("shared", "") and not ordered:
+        written = e.temporary(size * count)
+        for n, value in enumerate(values):
+            e.emit(f"store {ty} {value}, ptr {e.op(f'getelementptr i8, ptr {written}, i64 {n * size}')}, align 1")
+    examine(e, pointer, space, size * count, check.ATOMIC if ordered else check.WRITE, written)
     tail = e.gen.alias(space)
     if count > 1 and not ordered and space != "param":
         vector = f"<{count} x {ty}>"
