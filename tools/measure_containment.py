@@ -1,13 +1,12 @@
 """Break functions in every way of the fault table, beside one that computes on, and record what each of them saw.
 
-Usage: ``python tools/measure_containment.py [--rounds N] [--device D] [--out FILE]``. It starts brokers of its own. The
-record is what ``tools/make_reliability.py`` makes docs/reliability.md from.
+Usage: ``python tools/measure_containment.py [--rounds N] [--kills N] [--seconds S] [--device D] --out FILE``. It starts
+brokers of its own. The record is what ``tools/make_reliability.py`` makes docs/reliability.md from.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime
 import json
 import os
@@ -18,9 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from containment_kills import end, ends_within, kill_executors, kill_functions, rows, tenant
 
 from migproxy.abi import control
 from migproxy.cli.control import BrokerClient
@@ -68,6 +70,8 @@ except Exception as error:
     except Exception as again:
         print(first, str(again).split(":")[0], round(time.time() - began, 3), flush=True)
 """
+TRAP = FAULT.replace("*p = 1;", 'asm("trap;");')
+ASSERT = FAULT.replace('extern "C"', '#include <cassert>\\nextern "C"').replace("*p = 1;", "assert(p == 0);")
 QUOTA = """
 kept, began = [], time.time()
 try:
@@ -110,6 +114,7 @@ class Rig:
     """A shared broker and functions on it."""
 
     def __init__(self, device: str) -> None:
+        self.device = device
         self.path = os.path.join(tempfile.mkdtemp(), "b.sock")
         command = [sys.executable, "-m", "migproxy", "broker", "--socket", self.path, "--device", device]
         command += ["--default-memory", "512MiB", "--kernel-seconds", "2", "--warm", "1"]
@@ -132,15 +137,23 @@ class Rig:
 
     def executor_of(self, pid: int) -> int:
         """Return the pid of the executor that serves process `pid`."""
-        return next(row.executor_pid for row in self.rows() if row.pid == pid)
+        return next(row.executor_pid for row in rows(self.path) if row.pid == pid)
 
-    def rows(self) -> list[control.SessionRow]:
-        """Return the broker's sessions."""
+    def footprint(self) -> dict[str, int]:
+        """Return what the broker holds that could be left behind: descriptors, processes, promised memory, sessions."""
         client = BrokerClient(self.path)
         try:
-            return client.ask(control.ListSessions(), control.Sessions).rows
+            (served,) = client.ask(control.AskStatus(), control.Status).slices
         finally:
             client.close()
+        children = Path(f"/proc/{self.broker.pid}/task/{self.broker.pid}/children").read_text().split()
+        descriptors = len(list(Path(f"/proc/{self.broker.pid}/fd").iterdir()))
+        return {
+            "descriptors": descriptors,
+            "processes": len(children),
+            "promised bytes": served.reserved,
+            "sessions": served.sessions,
+        }
 
     def close(self) -> None:
         """Stop the broker."""
@@ -159,35 +172,14 @@ def line(process: subprocess.Popen[str]) -> list[str]:
     return words
 
 
-def end(process: subprocess.Popen[str]) -> None:
-    """End a function if it still lives."""
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
-    process.communicate(timeout=30)
-
-
 def until_gone(rig: Rig, pid: int) -> float:
     """Return how long a dead function's session took to go."""
     began = time.monotonic()
-    while any(row.pid == pid for row in rig.rows()):
+    while any(row.pid == pid for row in rows(rig.path)):
         if time.monotonic() - began > 20:
             raise RuntimeError("its session stays")
         time.sleep(0.005)
     return time.monotonic() - began
-
-
-def ends_within(pid: int, seconds: float) -> bool:
-    """Tell whether a process ends in time; one that only waits to be reaped has ended."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def scripted(
@@ -218,14 +210,15 @@ def executor_killed(rig: Rig, chooser: random.Random) -> tuple[bool, float, str]
     return words[-2] == "SessionLost" and float(words[-1]) < 1, float(words[-1]), " ".join(words[:-1])
 
 
-def function_killed(rig: Rig, chooser: random.Random) -> tuple[bool, float, str]:
-    """Kill a computing function."""
-    process = rig.function(LOOP)
-    time.sleep(chooser.random() * 0.3)
-    process.kill()
-    took = until_gone(rig, process.pid)
-    end(process)
-    return took < 1, took, "session, quota and lease returned"
+def nonsense_sent(rig: Rig, chooser: random.Random) -> tuple[bool, float, str]:
+    """Have a function send malformed commands of every operation."""
+    process = tenant(rig.path, "nonsense")
+    began = time.monotonic()
+    try:
+        words = line(process)
+    finally:
+        end(process)
+    return "closed" in " ".join(words), time.monotonic() - began, "each answered, or its session closed"
 
 
 def arena_overwritten(rig: Rig, chooser: random.Random) -> tuple[bool, float, str]:
@@ -241,7 +234,7 @@ def arena_overwritten(rig: Rig, chooser: random.Random) -> tuple[bool, float, st
 
 def broker_stopped(rig: Rig, chooser: random.Random) -> tuple[bool, float, str]:
     """Stop a broker under a computing function; it has a broker of its own for that."""
-    own = Rig(rig.broker.args[rig.broker.args.index("--device") + 1])  # type: ignore[index, union-attr]
+    own = Rig(rig.device)
     process = own.function(LOOP)
     try:
         executor = own.executor_of(process.pid)
@@ -254,76 +247,123 @@ def broker_stopped(rig: Rig, chooser: random.Random) -> tuple[bool, float, str]:
     return words[-2] == "SessionLost" and gone, float(words[-1]), " ".join(words[:-1])
 
 
-EVENTS: dict[str, Callable[[Rig, random.Random], tuple[bool, float, str]]] = {
+STEPS = "executor killed at a step"
+MALFORMED = "malformed commands of every operation"
+KILLS = "function killed at a random instant"
+Event = Callable[[Rig, random.Random], tuple[bool, float, str]]
+EVENTS: dict[str, Event] = {
     "kernel fault (illegal address)": scripted(FAULT, lambda w: w == ["cudaErrorIllegalAddress"] * 2),
+    "kernel fault (trap)": scripted(TRAP, lambda w: len(w) == 2 and w[0] == w[1] and w[0] != "nothing"),
+    "kernel fault (assert)": scripted(ASSERT, lambda w: w == ["cudaErrorAssert"] * 2),
     "quota exceeded": scripted(QUOTA, lambda w: w == ["OutOfMemoryError", "went-on"]),
     "hung kernel (limit 2 s)": scripted(HANG, lambda w: w == ["cudaErrorLaunchTimeout"]),
     "executor killed": executor_killed,
-    "function killed": function_killed,
     "arena overwritten": arena_overwritten,
     "broker stopped": broker_stopped,
+    MALFORMED: nonsense_sent,
 }
+NAMES = (STEPS, *EVENTS, KILLS)
 
 
-def measure(device: str, rounds: int) -> Iterator[dict[str, Any]]:
-    """Yield one row for each event."""
+def repeat(rig: Rig, event: Event, rounds: int, until: float) -> tuple[int, int, float, set[str]]:
+    """Have an event happen several times; returns rounds, how many were as they are to be, the longest, what was
+    seen."""
     chooser = random.Random(1)
+    made, right, longest, seen = 0, 0, 0.0, set()
+    while made < rounds and time.monotonic() < until:
+        try:
+            good, took, words = event(rig, chooser)
+        except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
+            good, took, words = False, 0.0, (str(error).splitlines() or [type(error).__name__])[-1][:200]
+        made, right, longest = made + 1, right + good, max(longest, took)
+        seen.add(words)
+    return made, right, longest, seen
+
+
+def left_behind(rig: Rig, before: dict[str, int]) -> tuple[int, int, float, set[str]]:
+    """Compare what the broker holds with what it held before."""
+    began = time.monotonic()
+    after = rig.footprint()
+    while after != before and time.monotonic() < began + 10:
+        time.sleep(0.1)
+        after = rig.footprint()
+    words = {f"{name}: {before[name]} before, {after[name]} after" for name in before if before[name] != after[name]}
+    return (
+        1,
+        int(not words),
+        0.0,
+        words or {"nothing: " + ", ".join(f"{value} {name}" for name, value in after.items())},
+    )
+
+
+def measure(
+    chosen: Container[str], device: str, rounds: int, kills: int, herds: int, seconds: float
+) -> Iterator[dict[str, Any]]:
+    """Yield one row for each chosen event."""
+    until = time.monotonic() + seconds
+    if STEPS in chosen:
+        half = time.monotonic() + seconds / 2
+        yield row(STEPS, *kill_executors(device, half, lambda text: print(text, file=sys.stderr)))
     rig = Rig(device)
     bystander = rig.function(BYSTANDER)
     try:
+        before = rig.footprint()
         for name, event in EVENTS.items():
-            right, longest, seen = 0, 0.0, set()
-            for _ in range(rounds):
-                try:
-                    good, took, words = event(rig, chooser)
-                except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
-                    good, took, words = False, 0.0, str(error).splitlines()[-1][:200]
-                right += good
-                longest = max(longest, took)
-                seen.add(words)
-            row = {
-                "event": name,
-                "rounds": rounds,
-                "right": right,
-                "longest_s": round(longest, 3),
-                "seen": sorted(seen),
-            }
-            print(json.dumps(row), file=sys.stderr, flush=True)
-            yield row
+            if name in chosen:
+                yield row(name, *repeat(rig, event, 1 if name == MALFORMED else rounds, until))
+        if KILLS in chosen:
+            yield row(KILLS, *kill_functions(rig.path, kills, herds, until))
+        yield row("left behind by all that", *left_behind(rig, before))
         assert bystander.stdin is not None
         bystander.stdin.write("stop\n")
         bystander.stdin.flush()
         words = line(bystander)
-        yield {
-            "event": "bystander",
-            "rounds": int(words[1]),
-            "right": int(words[1]),
-            "longest_s": 0.0,
-            "seen": [words[0]],
-        }
+        yield row("bystander", int(words[1]), int(words[1]), 0.0, {words[0]})
     finally:
         end(bystander)
         rig.close()
 
 
+def row(event: str, made: int, right: int, longest: float, seen: set[str]) -> dict[str, Any]:
+    """Return one row of the record, and show it."""
+    found = {"event": event, "rounds": made, "right": right, "longest_s": round(longest, 3), "seen": sorted(seen)}
+    print(json.dumps(found), file=sys.stderr, flush=True)
+    return found
+
+
+def device_name(device: str) -> str:
+    """Return what the record calls the device."""
+    if device == "software":
+        return "software GPU"
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
+
+
 def main() -> int:
     """Measure and write the record."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=10, help="of each event that is no kill of a function")
+    parser.add_argument("--kills", type=int, default=1000, help="of functions at random instants")
+    parser.add_argument("--herds", type=int, default=2, help="functions that are killed at the same time")
+    parser.add_argument("--seconds", type=float, default=3600, help="begin no further round after so long")
     parser.add_argument("--device", default="software")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", default=[""], help="events whose names contain one of these")
     arguments = parser.parse_args()
-    rows = list(measure(arguments.device, arguments.rounds))
+    chosen = [name for name in NAMES if any(part in name for part in arguments.only)]
+    found = list(
+        measure(chosen, arguments.device, arguments.rounds, arguments.kills, arguments.herds, arguments.seconds)
+    )
     record = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "device": "software GPU" if arguments.device == "software" else os.environ.get("DEVICE_NAME", arguments.device),
+        "device": device_name(arguments.device),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "rows": rows,
+        "rows": found,
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-    return 0 if all(row["right"] == row["rounds"] for row in rows) else 1
+    return 0 if all(each["right"] == each["rounds"] for each in found) else 1
 
 
 if __name__ == "__main__":
