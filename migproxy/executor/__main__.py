@@ -44,6 +44,9 @@ def main(arguments: list[str]) -> int:
         return 1
     return 0
 
+#: setvbuf(3): no buffer.
+_IONBF = 2
+
 
 def preload() -> None:
     """Import and compile what every session needs, before this one is known: a warm executor has it all behind it."""
@@ -67,5 +70,12 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
+def print_at_once() -> None:
+    """Leave nothing that a driver prints for kernels in this process's buffers: others write to the same place."""
+    library = ctypes.CDLL(None)
+    library.setvbuf(ctypes.c_void_p.in_dll(library, "stdout"), None, _IONBF, ctypes.c_size_t(0))
+
+
 if __name__ == "__main__":
+    print_at_once()
     leave(main(sys.argv[1:]))

@@ -31,6 +31,9 @@ class Completions:
         self._driver = driver
         self._tables = tables
         self._queues: dict[Hashable, deque[tuple[int, bool, Action]]] = {}
+        #: Kernels may have printed. The driver writes that out when somebody waits by one of its own calls, which this
+        #: executor else never does.
+        self.printing = False
 
     def __bool__(self) -> bool:
         return bool(self._queues)
@@ -60,6 +63,8 @@ class Completions:
                 if status == CUDA_ERROR_NOT_READY:
                     break
                 queue.popleft()
+                if self.printing and not status:
+                    self._driver.status("cuEventSynchronize", event)
                 if ours:
                     self._tables.give_event(event)
                 done += 1

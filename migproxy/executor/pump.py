@@ -104,7 +104,8 @@ LENT = 0x1E0  # spare events that are events of the function now
 EVENT_QUERIES = 0x1E8  # counter: queries and waits of events
 FLIGHT = 0x1F0  # address of the block of ``executor/flight.py``, 0 = no lease, so nothing is marked
 OTHER_ESTIMATES = 0x1F8  # address of the estimates of what is no kernel: memsets, copies by direction
-COPY = 0x200  # SLOT_SIZE bytes: the command in hand
+PRINTING = 0x200  # 1: kernels may print, and Python sees to it at every wait
+COPY = 0x240  # SLOT_SIZE bytes: the command in hand
 STATE_SIZE = COPY + layout.SLOT_SIZE
 
 TABLE_SIZE = 1 << 16
@@ -710,6 +711,8 @@ def execute(pump: U64) -> U64:
     if load64(pump + STICKY) or flags & FLAG_SPILLED or length > INLINE_PAYLOAD:
         return REASON_COMMAND
     if load64(pump + CAPTURING) and op != OP_LAUNCH:
+        return REASON_COMMAND
+    if load64(pump + PRINTING) and flags & FLAG_WAIT:
         return REASON_COMMAND
     if is_event_op(op):
         return do_event(pump, number, op)

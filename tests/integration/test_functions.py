@@ -194,3 +194,24 @@ def test_standard_streams_may_be_closed(tmp_path: Path) -> None:
     script.write_text("import cupy, sys\nsys.exit(0 if int(cupy.arange(10).sum()) == 45 else 1)\n")
     command = f'exec "{sys.executable}" -m migproxy run "{script}" >&- 2>&- <&-'
     assert subprocess.run(["bash", "-c", command], timeout=60, env={**os.environ}).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "device", [pytest.param("software", id="software"), pytest.param("0", id="gpu", marks=pytest.mark.gpu)]
+)
+@pytest.mark.parametrize("wait", ["cupy.cuda.Device().synchronize()", "stream.synchronize()", "x.get()"])
+def test_what_kernels_print_comes_before_what_follows_the_wait(run_script: RunScript, device: str, wait: str) -> None:
+    done = run_script(
+        "import cupy\n"
+        "code = r'extern \"C\" __global__ void hello(int* x) { printf(\"hello %d\\n\", x[threadIdx.x]); }'\n"
+        "hello = cupy.RawKernel(code, 'hello')\n"
+        "x = cupy.arange(3, dtype='i4')\n"
+        "stream = cupy.cuda.Stream.null\n"
+        f"hello((1,), (3,), (x,)); {wait}\n"
+        "print('then', flush=True)\n"
+        f"hello((1,), (3,), (x,)); {wait}\n",
+        options=("--device", device),
+    )
+    lines = ["hello 0\n", "hello 1\n", "hello 2\n"]
+    assert (done.returncode, done.stderr) == (0, ""), done.said
+    assert done.stdout == "".join([*lines, "then\n", *lines]), done.said

@@ -26,6 +26,8 @@ _MAX_PARAMETERS = 4096
 _JIT_SCALARS = frozenset({0, 1, 7, 8, 9, 11, 12, 13, 14, 15, 30, 31, 32})
 _JIT_ERROR_LOG, _JIT_ERROR_LOG_SIZE = 5, 6
 _LOG_BYTES = 8192
+#: Fat binaries hold their images compressed.
+_FATBIN_MAGIC = (0xBA55ED50).to_bytes(4, "little")
 
 _decode_image = msgspec.msgpack.Decoder(tuple[bytes, list[tuple[int, int]]]).decode
 _decode_named = msgspec.msgpack.Decoder(tuple[int, bytes]).decode
@@ -55,7 +57,14 @@ def _load(state: SessionState, image: bytes, options: list[tuple[int, int]], *, 
             )
     if status:
         raise CudaError(status, log.value.decode("utf-8", "replace") or state.driver.detail)
+    if may_print(image):
+        state.expect_prints()
     return loaded.value
+
+
+def may_print(image: bytes) -> bool:
+    """Tell whether an image's kernels may print: it names the device's ``vprintf``, or hides what it names."""
+    return b"vprintf" in image or image.startswith(_FATBIN_MAGIC)
 
 
 @handles(Op.MODULE_LOAD)
