@@ -146,6 +146,15 @@ class SessionState:
         for stream in streams:
             self.completions.after_stream(stream, done)
 
+    def expect_prints(self) -> None:
+        """From now on let the driver write out what kernels printed before a waiter hears of their end.
+
+        The software GPU writes at once.
+        """
+        if self.driver.kind != "software":
+            self.completions.printing = True
+            self.pump.set(pump.PRINTING, 1)
+
     # -- replies and errors ----------------------------------------------------------------------------------------
     def reply(self, number: int, status: int = 0, data: bytes = b"") -> None:
         """Answer command `number`; keeps what does not fit its line for `Op.FETCH_REPLY`."""
