@@ -22,7 +22,6 @@ from migproxy.broker.loop import Loop, Timer
 from migproxy.scheduler.machine import Action, Grant, Lease, Yield
 from migproxy.scheduler.policy import Claim, make_policy
 
-
 #: A live executor hands over within microseconds; after so long it is dead.
 STRANDED_SECONDS = 5e-3
 
@@ -140,8 +139,9 @@ class SliceLease:
         if held:
             self._u32(self._base + page.HOLDER).value = 0
         self._carry_out(self._machine.leave(session, time.monotonic_ns(), used=used))
-        if self._stranded():
-            self._loop.call_later(STRANDED_SECONDS, lambda before=self._stranded(): self._rescue(before))
+        stranded = self._stranded()
+        if stranded:
+            self._loop.call_later(STRANDED_SECONDS, lambda: self._rescue(stranded))
 
     def _stranded(self) -> str:
         """Return the holder if it has no permit: the lease is just changing hands, or who moved it died half-way."""
@@ -153,7 +153,7 @@ class SliceLease:
     def _rescue(self, before: str) -> None:
         """Complete a hand-over that its executor did not live to complete."""
         self.observe()
-        if before and self._stranded() == before == self._machine.holder:
+        if self._stranded() == before == self._machine.holder:
             self._carry_out([Grant(before)])
 
     def _used(self, session: str) -> int:
