@@ -300,7 +300,7 @@ def called_name(payload: bytes) -> str:
         end = position + 1 + (payload[position] & 0x1F)
         names.append(payload[position + 1 : end].decode(errors="replace"))
         position = end
-    return ".".join(names)
+    return f"{names[0].rpartition('.')[2]}.{names[1]}"
 
 
 def make_turns(state: SessionState, lease: LeaseClient | None) -> Alone:

@@ -8,9 +8,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from migproxy.abi.control import SessionRow, TraceEvent
-from migproxy.cli.trace import chrome_trace
+from migproxy.cli.trace import LANES, chrome_trace, cpu_phases
 
 ROOT = str(Path(__file__).resolve().parents[3])
 
@@ -19,14 +20,39 @@ def row(session: str, slice_name: str) -> SessionRow:
     return SessionRow(session, "f", 0, 7, 8, slice_name, "running", 1, 0, 0, 1.0, "python x.py")
 
 
-def test_events_are_cut_to_the_recording_and_lie_in_their_sessions_lane() -> None:
+def shown(document: dict[str, Any]) -> list[tuple[int, str, str, float, float]]:
+    return [
+        (each["pid"], LANES[each["tid"]], each["name"], each["ts"], each["dur"])
+        for each in document["traceEvents"]
+        if each["ph"] == "X"
+    ]
+
+
+def test_events_are_cut_to_the_recording_and_lie_in_their_sessions_lanes() -> None:
     found = {
         "a": (row("a", "gpu0"), {TraceEvent("computes", 1_000, 3_000), TraceEvent("waits", 0, 500)}),
-        "b": (row("b", "gpu1"), {TraceEvent("computes", 2_000, 9_000)}),
+        "b": (
+            row("b", "gpu1"),
+            {TraceEvent("kernel k", 2_000, 9_000), TraceEvent("copy to device, 8 bytes", 0, 2_000)},
+        ),
     }
-    events = chrome_trace(found, 1_000, 5_000)["traceEvents"]
-    shown = [(each["pid"], each["tid"], each["name"], each["ts"], each["dur"]) for each in events if each["ph"] == "X"]
-    assert shown == [(0, 0, "computes", 0.0, 2.0), (1, 1, "computes", 1.0, 3.0)]
+    assert shown(chrome_trace(found, 1_000, 5_000)) == [
+        (0, "lease", "computes", 0.0, 2.0),
+        (1, "copies", "copy to device, 8 bytes", 0.0, 1.0),
+        (1, "kernels", "kernel k", 1.0, 3.0),
+    ]
+
+
+def test_the_cpu_phase_is_what_lies_between() -> None:
+    events = [
+        TraceEvent("computes", 0, 900_000),
+        TraceEvent("kernel k", 0, 100_000),
+        TraceEvent("kernel k", 105_000, 200_000),
+        TraceEvent("copy to device, 8 bytes", 150_000, 400_000),
+        TraceEvent("waits", 700_000, 900_000),
+    ]
+    assert cpu_phases(events) == [TraceEvent("CPU", 400_000, 700_000)]
+    assert cpu_phases([]) == []
 
 
 def test_a_recording_shows_turns_that_do_not_overlap(tmp_path: Path) -> None:
@@ -57,8 +83,15 @@ def test_a_recording_shows_turns_that_do_not_overlap(tmp_path: Path) -> None:
             function.communicate(timeout=30)
         broker.terminate()
         broker.communicate(timeout=30)
-    events = [each for each in json.loads(out.read_text())["traceEvents"] if each["ph"] == "X"]
-    turns = sorted((each["ts"], each["ts"] + each["dur"], each["tid"]) for each in events if each["name"] == "computes")
-    assert {tid for _, _, tid in turns} == {0, 1}
+    found = shown(json.loads(out.read_text()))
+    turns = sorted((start, start + length, pid) for pid, _, name, start, length in found if name == "computes")
+    assert {pid for _, _, pid in turns} == {0, 1}
     for (_, end, one), (start, _, other) in itertools.pairwise(turns):
         assert one == other or start >= end, "two functions computed at a time"
+    kernels = sorted((start, start + length, pid) for pid, lane, _, start, length in found if lane == "kernels")
+    assert {pid for _, _, pid in kernels} == {0, 1}
+    for (_, end, one), (start, _, other) in itertools.pairwise(kernels):
+        assert one == other or start >= end, "kernels of two functions overlap"
+    named = {name for _, lane, name, _, _ in found if lane in ("kernels", "copies")}
+    assert any("multiply" in name for name in named), named
+    assert any(name.startswith("copy from device") for name in named), named
