@@ -62,7 +62,7 @@ class Runner:
         process.stdin.flush()
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
-            line = process.stdout.readline() if selector.select(limit + 20) else ""
+            line = process.stdout.readline() if selector.select(limit + 8) else ""
         if not line:
             self.stop()
             return {"error": f"the {self.mode} process ended or did not answer"}
@@ -77,17 +77,21 @@ class Runner:
         )
 
     def array_calls(self) -> int:
-        """Return how many array calls its executor has counted so far."""
+        """Return how many array calls its executor has counted so far.
+
+        Listing sessions has executors report, and a later list has what they said: so until it does not change.
+        """
         assert self._process is not None
         client = BrokerClient(self._broker.socket)
+        found: list[int] = []
         try:
-            # Listing sessions has executors report; the next list has it.
-            client.ask(ListSessions(), Sessions)
-            time.sleep(0.05)
-            rows = [row for row in client.ask(ListSessions(), Sessions).rows if row.pid == self._process.pid]
-            return sum(row.counters.get(name, 0) for row in rows for name in CALLS)
+            while len(found) < 5 or len(set(found[-3:])) > 1:
+                rows = [row for row in client.ask(ListSessions(), Sessions).rows if row.pid == self._process.pid]
+                found.append(sum(row.counters.get(name, 0) for row in rows for name in CALLS))
+                time.sleep(0.02)
         finally:
             client.close()
+        return found[-1]
 
     def stop(self) -> None:
         """End it."""

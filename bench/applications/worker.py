@@ -106,12 +106,14 @@ def main() -> int:
         request = json.loads(line)
         what, limit = request.pop("what"), request.pop("limit")
         try:
-            signal.setitimer(signal.ITIMER_REAL, limit)
+            # Again and again: an exception that is raised inside a callback of the machine code's is lost.
+            signal.setitimer(signal.ITIMER_REAL, limit, 0.5)
             try:
                 answer = getattr(worker, what)(**request)
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
         except Exception as error:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             answer = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
