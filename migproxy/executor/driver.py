@@ -130,7 +130,10 @@ class SoftwareDriver(_Base):
         self.device = SoftCuda()
 
     def status(self, name: str, *arguments: int) -> int:
-        return int(getattr(self.device, name)(*arguments))
+        function = getattr(self.device, name, None)
+        if function is None:
+            raise CudaError(801, f"{name} is not in this driver")
+        return int(function(*arguments))
 
     def pointer(self, name: str) -> int:
         return int(self.device.callback_pointer(name))

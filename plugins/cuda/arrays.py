@@ -22,6 +22,8 @@ from migproxy.session.session import on_fork
 Extent = tuple[int, int, int]
 # CUDA_ARRAY3D_*
 _SPARSE, _DEFERRED_MAPPING = 0x40, 0x80
+#: From here on: block-compressed, planar and packed formats, of which the driver knows the elements.
+_FIRST_SPECIAL_FORMAT = 0x40
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,8 @@ def mipmap(handle: int) -> Array:
 
 
 def _check(description: Array) -> None:
+    if description.format < _FIRST_SPECIAL_FORMAT and not description.element:
+        raise CudaError(st.INVALID_VALUE, f"array format {description.format:#x}")
     if description.flags & (_SPARSE | _DEFERRED_MAPPING):
         raise refuse("cuArray3DCreate", "an array's memory is mapped by the executor, not piece by piece")
 

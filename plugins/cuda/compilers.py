@@ -160,6 +160,10 @@ def patch_cynvrtc(module: ModuleType) -> None:
     )
 
 
+#: What linking nothing gives.
+_EMPTY = b".version 6.4\n.target sm_52\n.address_size 64\n"
+
+
 @dataclass
 class _Link:
     """One nvJitLink handle on the software GPU."""
@@ -266,10 +270,7 @@ class NvJitLinkSeam:
             if status:
                 return status
             texts.insert(0, ptx)
-        if not texts:
-            link.error = b"nothing to link"
-            return _ERROR_INVALID_INPUT
-        link.image = container.wrap(texts)
+        link.image = container.wrap(texts or [_EMPTY])
         return 0
 
     def cubin_size(self, handle: int, size: int) -> int:

@@ -215,7 +215,7 @@ def _side(x: int, y: int, z: int, kind: int, host: int, device: int, array: int,
 _COPY_2D = struct.Struct("<QQi4xQQQQ QQi4xQQQQ QQ")
 # srcXInBytes, Y, Z, LOD, type, host, device, array, reserved or context, pitch, height, the same of dst, width,
 # height, depth
-_COPY_3D = struct.Struct("<QQQQi4xQQQQQQ QQQQi4xQQQQQQ QQQ")
+COPY_3D = struct.Struct("<QQQQi4xQQQQQQ QQQQi4xQQQQQQ QQQ")
 
 
 def copy_rows(destination: Side, source: Side, width: int, height: int, depth: int, stream: int | None) -> None:
@@ -246,7 +246,7 @@ def _copy_2d(description: int, stream: int | None) -> None:
 
 def read_copy_3d(description: int) -> tuple[Side, Side, int, int, int]:
     """Read a ``CUDA_MEMCPY3D``: destination, source, width, height, depth."""
-    f = _COPY_3D.unpack(get_bytes(description, _COPY_3D.size))
+    f = COPY_3D.unpack(get_bytes(description, COPY_3D.size))
     if f[3] or f[14]:
         raise CudaError(st.INVALID_VALUE, "level of detail must be 0")
     source = _side(f[0], f[1], f[2], f[4], f[5], f[6], f[7], f[9], f[10])

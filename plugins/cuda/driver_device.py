@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import struct
 
+from migproxy_plugins.cuda import graph_memory
 from migproxy_plugins.cuda import status as st
 from migproxy_plugins.cuda.attributes import device_attribute
 from migproxy_plugins.cuda.memory_unsafe import (
     Strings,
     get_string,
+    get_u64,
     put_bytes,
     put_i32,
     put_string,
@@ -178,19 +180,16 @@ def cuFlushGPUDirectRDMAWrites(target: int, scope: int) -> None:
 @serves()
 def cuDeviceGetGraphMemAttribute(device: int, attribute: int, value: int) -> None:
     check_device(device)
-    # Graph allocations are refused, so all four counters are 0.
-    if attribute not in (0, 1, 2, 3):
-        raise CudaError(st.INVALID_VALUE)
-    put_u64(value, 0)
+    put_u64(value, graph_memory.attribute(attribute))
 
 
 @serves()
 def cuDeviceGraphMemTrim(device: int) -> None:
     check_device(device)
+    graph_memory.trim()
 
 
 @serves()
 def cuDeviceSetGraphMemAttribute(device: int, attribute: int, value: int) -> None:
     check_device(device)
-    if attribute not in (1, 3):
-        raise CudaError(st.INVALID_VALUE)
+    graph_memory.reset_mark(attribute, get_u64(value))

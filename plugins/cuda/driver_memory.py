@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import threading
 
 from migproxy_plugins.cuda import pools
@@ -81,8 +80,7 @@ def cuMemAllocPitch(pointer: int, pitch: int, width: int, height: int, element: 
 def cuMemFree(pointer: int) -> None:
     need_context()
     if pointer:
-        api.mem_free(pointer)
-        pools.forget(pointer)
+        pools.free_linear(pointer)
 
 
 @serves()
@@ -167,71 +165,6 @@ def cuMemAllocManaged(pointer: int, size: int, flags: int) -> None:
     if not size or flags not in (1, 2):
         raise CudaError(st.INVALID_VALUE)
     put_u64(pointer, api.mem_alloc_managed(size, flags))
-
-
-def _need_managed(name: str, pointer: int) -> None:
-    if not api.pointer_facts(pointer).managed:
-        raise CudaError(st.INVALID_VALUE, f"{name} of memory that is not managed")
-
-
-# CUmem_advise and CUmem_range_attribute
-_SET_READ_MOSTLY, _UNSET_READ_MOSTLY, _SET_PREFERRED, _UNSET_PREFERRED = 1, 2, 3, 4
-_READ_MOSTLY, _PREFERRED_LOCATION, _ACCESSED_BY, _LAST_PREFETCH = 1, 2, 3, 4
-_INVALID_DEVICE = -2
-#: base of a managed allocation → range attribute → value; hints, for managed memory here never moves.
-_advice: dict[int, dict[int, int]] = {}
-
-
-def _location_id(location: object) -> int:
-    """Return the ordinal of a location: an integer (12.x), or a ``CUmemLocation`` by value as its bytes (type, id)."""
-    if isinstance(location, bytes):
-        kind, number = struct.unpack_from("<ii", location)
-        return int(number) if kind == pools.LOCATION_DEVICE else -1
-    return location if isinstance(location, int) else _INVALID_DEVICE
-
-
-@serves("cuMemAdvise_v2")
-def cuMemAdvise(pointer: int, size: int, advice: int, *location: object) -> None:
-    _need_managed("cuMemAdvise", pointer)
-    if advice not in range(1, 7):
-        raise CudaError(st.INVALID_VALUE, f"advice {advice}")
-    known = _advice.setdefault(api.pointer_facts(pointer).base, {})
-    if advice in (_SET_READ_MOSTLY, _UNSET_READ_MOSTLY):
-        known[_READ_MOSTLY] = int(advice == _SET_READ_MOSTLY)
-    elif advice == _SET_PREFERRED:
-        known[_PREFERRED_LOCATION] = _location_id(location[0])
-    elif advice == _UNSET_PREFERRED:
-        known.pop(_PREFERRED_LOCATION, None)
-
-
-@serves("cuMemPrefetchAsync_v2")
-def cuMemPrefetchAsync(pointer: int, size: int, *rest: object) -> None:
-    _need_managed("cuMemPrefetchAsync", pointer)
-    _advice.setdefault(api.pointer_facts(pointer).base, {})[_LAST_PREFETCH] = _location_id(rest[0])
-
-
-@serves()
-def cuMemRangeGetAttribute(data: int, size: int, attribute: int, pointer: int, count: int) -> None:
-    _need_managed("cuMemRangeGetAttribute", pointer)
-    if attribute not in (_READ_MOSTLY, _PREFERRED_LOCATION, _ACCESSED_BY, _LAST_PREFETCH) or size < 4 or size % 4:
-        raise CudaError(st.INVALID_VALUE, f"range attribute {attribute} of {size} bytes")
-    known = _advice.get(api.pointer_facts(pointer).base, {})
-    default = 0 if attribute == _READ_MOSTLY else _INVALID_DEVICE
-    put_i32(data, known.get(attribute, default))
-    for place in range(data + 4, data + size, 4):
-        put_i32(place, _INVALID_DEVICE)
-
-
-@serves()
-def cuMemRangeGetAttributes(data: int, sizes: int, attributes: int, number: int, pointer: int, count: int) -> None:
-    for index in range(number):
-        where, size = get_u64(data + 8 * index), get_u64(sizes + 8 * index)
-        cuMemRangeGetAttribute(where, size, get_i32(attributes + 4 * index), pointer, count)
-
-
-@serves()
-def cuStreamAttachMemAsync(stream: int, pointer: int, length: int, flags: int) -> None:
-    _need_managed("cuStreamAttachMemAsync", pointer)
 
 
 def _pointer_attribute(attribute: int, pointer: int, facts: api.PointerFacts) -> int:

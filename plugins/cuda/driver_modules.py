@@ -157,6 +157,8 @@ def cuFuncGetModule(module: int, function: int) -> None:
 
 @serves("cuKernelGetName")
 def cuFuncGetName(name: int, function: int) -> None:
+    if not function:
+        raise CudaError(st.INVALID_VALUE, "no function")
     put_u64(name, _strings.address(api.function_name(function)))
 
 

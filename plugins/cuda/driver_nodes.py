@@ -1,58 +1,95 @@
-"""Driver API: graph nodes with parameters: kernels, memsets and copies of linear memory.
+"""Driver API: graph nodes of kernels, memsets, copies, host functions and memory.
 
 The parameters travel unpacked, so that the executor checks handles and ranges and builds the driver's structs
-itself. What a node was given
-is remembered here, for a query returns pointers into memory that the library owns.
+itself. What a kernel node was given is remembered here, for a query returns pointers into memory that the library owns.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
+from migproxy_plugins.cuda import graph_holdings, graph_memory
 from migproxy_plugins.cuda import status as st
-from migproxy_plugins.cuda.driver_copies import UNIFIED, Side, read_copy_3d
+from migproxy_plugins.cuda.driver_copies import COPY_3D, DEVICE, UNIFIED, Side, read_copy_3d
 from migproxy_plugins.cuda.marshal import rule_adapter
 from migproxy_plugins.cuda.memory_unsafe import (
     KernelArguments,
+    call_host_function,
     get_bytes,
     get_u64,
     get_u64_array,
+    member,
     put_bytes,
+    put_i32,
     put_u64,
-    put_u64_array,
 )
 from migproxy_plugins.cuda.registry import refuse, serves
 
+from migproxy.abi import layout
 from migproxy.errors import CudaError
 from migproxy.session import api
+from migproxy.session.api import staging
+from migproxy.session.api.callbacks import host_function_token, release_host_function, stream_call_host_function
 from migproxy.session.api.launch import gather
-from migproxy.session.api.modules import function_facts
+from migproxy.session.api.modules import function_facts, function_on_wire
 
 # func, grid x y z, block x y z, sharedMemBytes, kernelParams, extra: the same in all versions and in the runtime API
 _KERNEL = struct.Struct("<Q7I4xQQ")
 _KERNEL_SIZE = 72  # with kern and ctx
 # dst, pitch, value, elementSize, width, height
 _MEMSET = struct.Struct("<QQIIQQ")
-_COPY_SIZE = 200
+_HOST = struct.Struct("<QQ")  # fn, userData
+# CUDA_MEM_ALLOC_NODE_PARAMS: pool properties, access descriptions and their number, size, address
+_ALLOCATION_SIZE = 120
+_SIZE_OFFSET, _POINTER_OFFSET = 104, 112
+_ATTRIBUTE_SIZE = 64
+ALLOCATION_NODE, FREE_NODE = 10, 11  # CUgraphNodeType
 
-# CUgraphNodeType
-_KERNEL_NODE, _MEMCPY_NODE, _MEMSET_NODE, _HOST_NODE, _GRAPH_NODE, _EMPTY_NODE, _WAIT_NODE, _RECORD_NODE = range(8)
-_UNION = 16  # CUgraphNodeParams: type, reserved, then the union
-
-#: node → what it was given
 _kernels: dict[int, tuple[bytes, KernelArguments]] = {}
-_plain: dict[int, bytes] = {}
+#: Token of a host function → what the node was given.
+_host_functions: dict[int, tuple[int, int]] = {}
+#: Graph → nodes made in it, node → its graph.
 _of_graph: dict[int, list[int]] = {}
+_graph_of: dict[int, int] = {}
+
+
+def ask(name: str, *arguments: Any) -> tuple[Any, ...]:
+    """Have the executor carry out a driver function and return its outputs."""
+    status, outs = api.driver_call(name, arguments)
+    if status:
+        raise CudaError(status, name)
+    return outs
 
 
 def forget_graph(graph: int) -> None:
     """Forget what the nodes of a destroyed graph were given."""
     for node in _of_graph.pop(graph, ()):
-        _kernels.pop(node, None)
-        _plain.pop(node, None)
+        forget_node(node)
+    graph_memory.drop(graph)
 
 
+def forget_node(node: int) -> None:
+    """Forget what a destroyed node was given."""
+    _graph_of.pop(node, None)
+    _kernels.pop(node, None)
+    graph_memory.forget_node(node)
+
+
+def graph_of(node: int) -> int:
+    """Return the graph a node was made in; 0 for captured and cloned ones."""
+    return _graph_of.get(node, 0)
+
+
+def forget_functions(tokens: set[int]) -> None:
+    """Forget host functions that nothing calls any more."""
+    for token in tokens:
+        release_host_function(token)
+        _host_functions.pop(token, None)
+
+
+# -- what the executor is sent ---------------------------------------------------------------------------------------
 def kernel_inputs(parameters: int) -> tuple[list[Any], tuple[bytes, KernelArguments]]:
     """Return a kernel node's parameters for the executor, and what a query answers."""
     data = get_bytes(parameters, _KERNEL.size)
@@ -61,9 +98,12 @@ def kernel_inputs(parameters: int) -> tuple[list[Any], tuple[bytes, KernelArgume
         handle = get_u64(parameters + _KERNEL.size)
     facts = function_facts(handle)
     packed = gather(facts, pointers, extra)
-    kept = KernelArguments(packed, facts.parameters)
-    answer = _KERNEL.pack(handle, *numbers, kept.address, 0).ljust(_KERNEL_SIZE, b"\0")
-    return [facts.handle, *numbers, packed], (answer, kept)
+    return [facts.handle, *numbers, packed], _kernel_answer(handle, numbers, packed)
+
+
+def _kernel_answer(function: int, numbers: list[int], packed: bytes) -> tuple[bytes, KernelArguments]:
+    kept = KernelArguments(packed, function_facts(function).parameters)
+    return _KERNEL.pack(function, *numbers, kept.address, 0).ljust(_KERNEL_SIZE, b"\0"), kept
 
 
 def memset_inputs(parameters: int) -> list[Any]:
@@ -71,34 +111,66 @@ def memset_inputs(parameters: int) -> list[Any]:
     return list(_MEMSET.unpack(get_bytes(parameters, _MEMSET.size)))
 
 
-def copy_inputs(destination: Side, source: Side, width: int, height: int, depth: int) -> list[Any]:
-    """Return a copy node's parameters for the executor: two sides (start, pitch, rows, on the host), and the extent."""
+def copy_inputs(holder: int, destination: Side, source: Side, width: int, height: int, depth: int) -> list[Any]:
+    """Return a copy node's parameters for the executor: two sides as in `layout.BOX`, and the extent.
 
-    def side(one: Side) -> list[int]:
-        facts = api.pointer_facts(one.start)
-        if facts.memory_type == 0:
-            why = "a graph copies page-locked host memory only; allocate with cuMemHostAlloc"
-            raise refuse("cuGraphAddMemcpyNode", why)
-        return [one.start, one.pitch or width, one.rows or height, int(facts.memory_type == 1 or facts.managed)]
+    `holder` is the graph, or what was instantiated from it, that holds blocks for pageable memory.
+    """
+    extent = width, height, depth
 
-    return [*side(destination), *side(source), width, height, depth]
+    def side(one: Side, *, to_host: bool) -> list[int]:
+        box = one.box(extent)
+        if box.array:
+            return [layout.BOX_ARRAY, box.x, box.y, box.z, box.at, 0, 0]
+        box = api.Box(box.at, box.pitch or width, box.rows or height)
+        facts = api.pointer_facts(box.at)
+        if facts.memory_type == DEVICE and not facts.managed:
+            return [layout.BOX_DEVICE, 0, 0, 0, box.at, box.pitch, box.rows]
+        if min(extent) > 0:
+            box = staging.place(holder, box, extent, to_host=to_host)
+        return [layout.BOX_HOST, 0, 0, 0, box.at, box.pitch, box.rows]
+
+    return [*side(destination, to_host=True), *side(source, to_host=False), *extent]
 
 
+def host_inputs(parameters: int) -> tuple[list[Any], tuple[int, int]]:
+    """Return a host node's parameters for the executor (the number under which it is called), and what a query
+    answers."""
+    function, data = _HOST.unpack(get_bytes(parameters, _HOST.size))
+    return [_token(function, data)], (function, data)
+
+
+def _token(function: int, data: int) -> int:
+    """Return the number under which a graph calls a C function."""
+    if not function:
+        raise CudaError(st.INVALID_VALUE, "a host node without a function")
+    token = host_function_token(lambda: call_host_function(function, data), repeated=True)
+    _host_functions[token] = function, data
+    return token
+
+
+def call_captured(stream: int, function: int, data: int) -> None:
+    """Call a C function from a stream that is being captured: the graph gets a host node."""
+    graph, _ = _captured(stream)
+    token = _token(function, data)
+    stream_call_host_function(stream, token)
+    graph_holdings.add_function(graph, token)
+
+
+# -- adding, changing, asking ----------------------------------------------------------------------------------------
 def _add(name: str, out: int, graph: int, dependencies: int, count: int, inputs: list[Any]) -> int:
     if count and not dependencies:
         raise CudaError(st.INVALID_VALUE, "an array is NULL")
-    status, outs = api.driver_call(name, [graph, get_u64_array(dependencies, count), inputs])
-    if status:
-        raise CudaError(status, name)
-    put_u64(out, outs[0])
-    _of_graph.setdefault(graph, []).append(outs[0])
-    return int(outs[0])
+    (node,) = ask(name, graph, get_u64_array(dependencies, count), inputs)
+    put_u64(out, node)
+    note_node(graph, node)
+    return int(node)
 
 
-def _set(name: str, handles: list[int], inputs: list[Any]) -> None:
-    status, _ = api.driver_call(name, [*handles, inputs])
-    if status:
-        raise CudaError(status, name)
+def note_node(graph: int, node: int) -> None:
+    """Note that `node` ends with `graph`."""
+    _of_graph.setdefault(graph, []).append(node)
+    _graph_of[node] = graph
 
 
 @serves()
@@ -110,140 +182,226 @@ def cuGraphAddKernelNode(out: int, graph: int, dependencies: int, count: int, pa
 @serves()
 def cuGraphKernelNodeSetParams(node: int, parameters: int) -> None:
     inputs, answer = kernel_inputs(parameters)
-    _set("cuGraphKernelNodeSetParams", [node], inputs)
+    ask("cuGraphKernelNodeSetParams", node, inputs)
     _kernels[node] = answer
 
 
 @serves()
 def cuGraphExecKernelNodeSetParams(executable: int, node: int, parameters: int) -> None:
-    _set("cuGraphExecKernelNodeSetParams", [executable, node], kernel_inputs(parameters)[0])
+    ask("cuGraphExecKernelNodeSetParams", executable, node, kernel_inputs(parameters)[0])
 
 
 @serves()
 def cuGraphKernelNodeGetParams(node: int, parameters: int) -> None:
     if node not in _kernels:
-        raise refuse("cuGraphKernelNodeGetParams", "the parameters of captured nodes stay in the executor")
+        # Of a captured or cloned node: the executor tells, and the array of pointers is ours.
+        handle, *numbers, packed = ask("cuGraphKernelNodeGetParams", node)
+        _kernels[node] = _kernel_answer(function_on_wire(handle), numbers, packed)
     put_bytes(parameters, _kernels[node][0])
+
+
+@serves()
+def cuGraphKernelNodeGetAttribute(node: int, attribute: int, value: int) -> None:
+    put_bytes(value, ask("cuGraphKernelNodeGetAttribute", node, attribute)[0])
+
+
+@serves()
+def cuGraphKernelNodeSetAttribute(node: int, attribute: int, value: int) -> None:
+    ask("cuGraphKernelNodeSetAttribute", node, attribute, get_bytes(value, _ATTRIBUTE_SIZE))
 
 
 @serves()
 def cuGraphAddMemsetNode(
     out: int, graph: int, dependencies: int, count: int, parameters: int, context: int = 0
 ) -> None:
-    node = _add("cuGraphAddMemsetNode", out, graph, dependencies, count, memset_inputs(parameters))
-    _plain[node] = get_bytes(parameters, _MEMSET.size)
+    _add("cuGraphAddMemsetNode", out, graph, dependencies, count, memset_inputs(parameters))
 
 
 @serves()
 def cuGraphMemsetNodeSetParams(node: int, parameters: int) -> None:
-    _set("cuGraphMemsetNodeSetParams", [node], memset_inputs(parameters))
-    _plain[node] = get_bytes(parameters, _MEMSET.size)
+    ask("cuGraphMemsetNodeSetParams", node, memset_inputs(parameters))
 
 
 @serves()
 def cuGraphExecMemsetNodeSetParams(executable: int, node: int, parameters: int, context: int = 0) -> None:
-    _set("cuGraphExecMemsetNodeSetParams", [executable, node], memset_inputs(parameters))
+    ask("cuGraphExecMemsetNodeSetParams", executable, node, memset_inputs(parameters))
 
 
-@serves("cuGraphMemcpyNodeGetParams")
+@serves()
 def cuGraphMemsetNodeGetParams(node: int, parameters: int) -> None:
-    if node not in _plain:
-        raise refuse("cuGraph…NodeGetParams", "the parameters of captured nodes stay in the executor")
-    put_bytes(parameters, _plain[node])
+    put_bytes(parameters, ask("cuGraphMemsetNodeGetParams", node)[0])
+
+
+@serves()
+def cuGraphMemcpyNodeGetParams(node: int, parameters: int) -> None:
+    put_bytes(parameters, COPY_3D.pack(*copy_parameters(node)))
+
+
+def copy_parameters(node: int) -> list[int]:
+    """Return the fields of a copy node's ``CUDA_MEMCPY3D``, with the memory that its blocks stand for."""
+    fields = list(COPY_3D.unpack(ask("cuGraphMemcpyNodeGetParams", node)[0]))
+    for host in (5, 16):
+        found = staging.original(fields[host])
+        if found is not None:
+            fields[host], fields[host + 4], fields[host + 5] = found.at, found.pitch, found.rows
+    return fields
 
 
 @serves()
 def cuGraphAddMemcpyNode(
     out: int, graph: int, dependencies: int, count: int, parameters: int, context: int = 0
 ) -> None:
-    inputs = copy_inputs(*read_copy_3d(parameters))
-    node = _add("cuGraphAddMemcpyNode", out, graph, dependencies, count, inputs)
-    _plain[node] = get_bytes(parameters, _COPY_SIZE)
+    _add("cuGraphAddMemcpyNode", out, graph, dependencies, count, copy_inputs(graph, *read_copy_3d(parameters)))
 
 
 @serves()
 def cuGraphMemcpyNodeSetParams(node: int, parameters: int) -> None:
-    _set("cuGraphMemcpyNodeSetParams", [node], copy_inputs(*read_copy_3d(parameters)))
-    _plain[node] = get_bytes(parameters, _COPY_SIZE)
+    ask("cuGraphMemcpyNodeSetParams", node, copy_inputs(graph_of(node), *read_copy_3d(parameters)))
 
 
 @serves()
 def cuGraphExecMemcpyNodeSetParams(executable: int, node: int, parameters: int, context: int = 0) -> None:
-    _set("cuGraphExecMemcpyNodeSetParams", [executable, node], copy_inputs(*read_copy_3d(parameters)))
+    ask("cuGraphExecMemcpyNodeSetParams", executable, node, copy_inputs(executable, *read_copy_3d(parameters)))
 
 
-def add_copy_1d(out: int, graph: int, dependencies: int, count: int, destination: int, source: int, size: int) -> None:
-    """Add a copy of `size` bytes (``cudaGraphAddMemcpyNode1D``)."""
+def copy_1d_inputs(holder: int, destination: int, source: int, size: int) -> list[Any]:
+    """Return the executor's parameters of a copy of `size` bytes (``cudaGraphAddMemcpyNode1D`` and its kin)."""
     target, origin = (Side(UNIFIED, address, 0, 0, 0, 0, size, 1) for address in (destination, source))
-    _add("cuGraphAddMemcpyNode", out, graph, dependencies, count, copy_inputs(target, origin, size, 1, 1))
+    return copy_inputs(holder, target, origin, size, 1, 1)
 
 
-@serves("cuGraphAddNode_v2", "cuGraphAddNode_v3")
-def cuGraphAddNode(out: int, graph: int, dependencies: int, *rest: int) -> None:
-    # (count, parameters), or (edge data, count, parameters)
-    *edges, count, parameters = rest
-    if any(edges):
-        raise refuse("cuGraphAddNode", "graph edge data is not supported")
-    kind, union = get_u64(parameters) & 0xFFFFFFFF, parameters + _UNION
-    where = (out, graph, dependencies, count)
-    if kind == _KERNEL_NODE:
-        cuGraphAddKernelNode(*where, union)
-    elif kind == _MEMSET_NODE:
-        cuGraphAddMemsetNode(*where, union)
-    elif kind == _MEMCPY_NODE:
-        # flags, reserved, copyCtx, copyParams
-        cuGraphAddMemcpyNode(*where, union + 16)
-    elif kind == _EMPTY_NODE:
-        rule_adapter("cuGraphAddEmptyNode")(*where)
-    elif kind == _GRAPH_NODE:
-        rule_adapter("cuGraphAddChildGraphNode")(*where, get_u64(union))
-    elif kind in (_WAIT_NODE, _RECORD_NODE):
-        name = "cuGraphAddEventWaitNode" if kind == _WAIT_NODE else "cuGraphAddEventRecordNode"
-        rule_adapter(name)(*where, get_u64(union))
+def add_copy(out: int, graph: int, dependencies: int, count: int, inputs: list[Any]) -> None:
+    """Add a copy node of parameters made by `copy_inputs`."""
+    _add("cuGraphAddMemcpyNode", out, graph, dependencies, count, inputs)
+
+
+def _with_function(holder: int, parameters: int, submit: Callable[[list[Any]], int]) -> None:
+    inputs, _ = host_inputs(parameters)
+    (token,) = inputs
+    try:
+        submit(inputs)
+    except BaseException:
+        forget_functions({token})
+        raise
+    graph_holdings.add_function(holder, token)
+
+
+def _changed(name: str, *arguments: Any) -> int:
+    ask(name, *arguments)
+    return 0
+
+
+@serves()
+def cuGraphAddHostNode(out: int, graph: int, dependencies: int, count: int, parameters: int) -> None:
+    _with_function(
+        graph, parameters, lambda inputs: _add("cuGraphAddHostNode", out, graph, dependencies, count, inputs)
+    )
+
+
+@serves()
+def cuGraphHostNodeSetParams(node: int, parameters: int) -> None:
+    _with_function(graph_of(node), parameters, lambda inputs: _changed("cuGraphHostNodeSetParams", node, inputs))
+
+
+@serves()
+def cuGraphExecHostNodeSetParams(executable: int, node: int, parameters: int) -> None:
+    _with_function(
+        executable, parameters, lambda inputs: _changed("cuGraphExecHostNodeSetParams", executable, node, inputs)
+    )
+
+
+@serves()
+def cuGraphHostNodeGetParams(node: int, parameters: int) -> None:
+    (token,) = ask("cuGraphHostNodeGetParams", node)
+    found = _host_functions.get(token)
+    if found is None:
+        raise refuse("cuGraphHostNodeGetParams", "a captured host function has no C function")
+    put_bytes(parameters, _HOST.pack(*found))
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------
+def _empty(graph: int, dependencies: list[int]) -> int:
+    (node,) = ask("cuGraphAddEmptyNode", graph, dependencies)
+    note_node(graph, node)
+    return int(node)
+
+
+@serves()
+def cuGraphAddMemAllocNode(out: int, graph: int, dependencies: int, count: int, parameters: int) -> None:
+    pointer = graph_memory.allocate(get_u64(member(parameters, _SIZE_OFFSET)))
+    try:
+        node = _empty(graph, get_u64_array(dependencies, count))
+    except BaseException:
+        graph_memory.abandon(pointer)
+        raise
+    put_u64(parameters + _POINTER_OFFSET, pointer)
+    graph_memory.add_allocation(graph, node, pointer, get_bytes(parameters, _ALLOCATION_SIZE))
+    put_u64(out, node)
+
+
+@serves()
+def cuGraphAddMemFreeNode(out: int, graph: int, dependencies: int, count: int, pointer: int) -> None:
+    graph_memory.check_free(graph, pointer)
+    node = _empty(graph, get_u64_array(dependencies, count))
+    graph_memory.add_free(graph, node, pointer)
+    put_u64(out, node)
+
+
+@serves()
+def cuGraphMemAllocNodeGetParams(node: int, parameters: int) -> None:
+    found = graph_memory.allocation(node)
+    if found is None:
+        raise CudaError(st.INVALID_VALUE, "no allocation node")
+    put_bytes(parameters, found[1])
+
+
+@serves()
+def cuGraphMemFreeNodeGetParams(node: int, pointer: int) -> None:
+    found = graph_memory.freed(node)
+    if found is None:
+        raise CudaError(st.INVALID_VALUE, "no free node")
+    put_u64(pointer, found)
+
+
+@serves()
+def cuGraphNodeGetType(node: int, kind: int) -> None:
+    if graph_memory.allocation(node) is not None:
+        put_i32(kind, ALLOCATION_NODE)
+    elif graph_memory.freed(node) is not None:
+        put_i32(kind, FREE_NODE)
     else:
-        raise refuse("cuGraphAddNode", f"nodes of type {kind} are not supported yet")
+        rule_adapter("cuGraphNodeGetType")(node, kind)
 
 
-_EDGE_DATA_SIZE = 8  # CUgraphEdgeData: all 0 for an ordinary edge
+def _captured(stream: int) -> tuple[int, list[int]]:
+    """Return the graph that a stream is captured into, and the nodes that its next one follows."""
+    _, _, graph, dependencies, _ = ask("cuStreamGetCaptureInfo", stream)
+    return graph, dependencies
 
 
-def _neighbours(name: str, node: int, nodes: int, rest: tuple[int, ...]) -> None:
-    *edges, count = rest
-    rule_adapter(name)(node, nodes, count)
-    if nodes and any(edges):
-        put_bytes(edges[0], bytes(_EDGE_DATA_SIZE * get_u64(count)))
+def _append(stream: int, graph: int, dependencies: list[int]) -> int:
+    node = _empty(graph, dependencies)
+    ask("cuStreamUpdateCaptureDependencies", stream, [node], 1)  # CU_STREAM_SET_CAPTURE_DEPENDENCIES
+    return node
 
 
-@serves("cuGraphNodeGetDependencies_v2")
-def cuGraphNodeGetDependencies(node: int, dependencies: int, *rest: int) -> None:
-    _neighbours("cuGraphNodeGetDependencies", node, dependencies, rest)
+def allocate_captured(size: int, stream: int) -> int:
+    """Allocate on a stream that is being captured: the graph gets an allocation node."""
+    graph, dependencies = _captured(stream)
+    pointer = graph_memory.allocate(size)
+    try:
+        node = _append(stream, graph, dependencies)
+    except BaseException:
+        graph_memory.abandon(pointer)
+        raise
+    # Pool properties of pinned device memory, no access descriptions.
+    properties = struct.pack("<iiii", 1, 0, 1, 0).ljust(_SIZE_OFFSET, b"\0")
+    graph_memory.add_allocation(graph, node, pointer, properties + struct.pack("<QQ", size, pointer))
+    return pointer
 
 
-@serves("cuGraphNodeGetDependentNodes_v2")
-def cuGraphNodeGetDependentNodes(node: int, dependents: int, *rest: int) -> None:
-    _neighbours("cuGraphNodeGetDependentNodes", node, dependents, rest)
-
-
-@serves("cuGraphAddDependencies_v2")
-def cuGraphAddDependencies(graph: int, sources: int, targets: int, *rest: int) -> None:
-    rule_adapter("cuGraphAddDependencies")(graph, sources, targets, *rest)
-
-
-@serves("cuGraphRemoveDependencies_v2")
-def cuGraphRemoveDependencies(graph: int, sources: int, targets: int, *rest: int) -> None:
-    rule_adapter("cuGraphRemoveDependencies")(graph, sources, targets, *rest)
-
-
-@serves("cuGraphGetEdges_v2")
-def cuGraphGetEdges(graph: int, sources: int, targets: int, *rest: int) -> None:
-    *edges, count = rest
-    wanted = get_u64(count) if sources and targets else 0
-    status, outs = api.driver_call("cuGraphGetEdges", [graph, wanted])
-    if status:
-        raise CudaError(status, "cuGraphGetEdges")
-    number, from_nodes, to_nodes = outs
-    put_u64_array(sources, from_nodes)
-    put_u64_array(targets, to_nodes)
-    put_u64(count, number)
-    if wanted and any(edges):
-        put_bytes(edges[0], bytes(_EDGE_DATA_SIZE * len(from_nodes)))
+def free_captured(pointer: int, stream: int) -> None:
+    """Free on a stream that is being captured: the graph gets a free node."""
+    graph, dependencies = _captured(stream)
+    graph_memory.check_free(graph, pointer)
+    graph_memory.add_free(graph, _append(stream, graph, dependencies), pointer)

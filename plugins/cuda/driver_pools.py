@@ -12,16 +12,12 @@ from migproxy.errors import CudaError
 
 @serves()
 def cuMemAllocAsync(pointer: int, size: int, stream: int) -> None:
-    if not size:
-        raise CudaError(st.INVALID_VALUE)
-    put_u64(pointer, pools.allocate_current(size, stream))
+    put_u64(pointer, pools.allocate_current(size, stream) if size else 0)
 
 
 @serves()
 def cuMemAllocFromPoolAsync(pointer: int, size: int, pool: int, stream: int) -> None:
-    if not size:
-        raise CudaError(st.INVALID_VALUE)
-    put_u64(pointer, pools.allocate(size, pool, stream))
+    put_u64(pointer, pools.allocate(size, pool, stream) if size else 0)
 
 
 @serves()

@@ -6,11 +6,15 @@ import threading
 
 from migproxy_plugins.cuda import status as st
 from migproxy_plugins.cuda.driver_context import check_context, need_context
+from migproxy_plugins.cuda.driver_edges import EDGE_DATA_SIZE, check_edges
+from migproxy_plugins.cuda.driver_nodes import call_captured
 from migproxy_plugins.cuda.marshal import rule_adapter
 from migproxy_plugins.cuda.memory_unsafe import (
+    LentArrays,
     call_host_function,
     call_stream_callback,
     get_bytes,
+    get_u64,
     put_bytes,
     put_f32,
     put_i32,
@@ -41,6 +45,7 @@ class _Thread(threading.local):
 
 thread = _Thread()
 _attributes: dict[tuple[int, int], bytes] = {}
+_edges = LentArrays()
 
 
 @serves()
@@ -126,6 +131,9 @@ def cuStreamAddCallback(stream: int, callback: int, user_data: int, flags: int) 
 def cuLaunchHostFunc(stream: int, function: int, user_data: int, *mode: int) -> None:
     if not function:
         raise CudaError(st.INVALID_VALUE)
+    if api.is_captured(stream):
+        call_captured(stream, function, user_data)
+        return
     api.stream_add_host_function(stream, lambda: call_host_function(function, user_data))
 
 
@@ -192,18 +200,26 @@ def cuStreamEndCapture(stream: int, graph: int) -> None:
 @serves("cuStreamGetCaptureInfo_v2", "cuStreamGetCaptureInfo_v3")
 def cuStreamGetCaptureInfo(stream: int, status: int, number: int = 0, graph: int = 0, *rest: int) -> None:
     # 12.x: (…, dependencies, count); 13.x and _v3: (…, dependencies, edge data, count)
+    edges = 0
     if len(rest) == 3:
-        put_u64(rest[1], 0)
+        edges = rest[1]
+        put_u64(edges, 0)
         rest = (rest[0], rest[2])
     if not capturing() or stream in _DEFAULT_STREAMS:
         put_i32(status, 0)
         return
     rule_adapter("cuStreamGetCaptureInfo")(stream, status, number, graph, *(rest or (0, 0)))
+    if edges and rest[1]:
+        # Ordinary edges all, whose data is 0; callers read as many as there are dependencies.
+        words = (get_u64(rest[1]) * EDGE_DATA_SIZE + 7) // 8
+        put_u64(edges, _edges.address([0] * words))
 
 
 @serves("cuStreamUpdateCaptureDependencies_v2")
 def cuStreamUpdateCaptureDependencies(stream: int, dependencies: int, *rest: int) -> None:
-    rule_adapter("cuStreamUpdateCaptureDependencies")(stream, dependencies, *rest)
+    *edges, count, flags = rest
+    check_edges("cuStreamUpdateCaptureDependencies", edges[0] if edges else 0, count)
+    rule_adapter("cuStreamUpdateCaptureDependencies")(stream, dependencies, count, flags)
 
 
 @serves()

@@ -67,6 +67,11 @@ def _given(address: int) -> int:
     return address
 
 
+def member(structure: int, offset: int) -> int:
+    """Return the address of a member of a struct that must be given."""
+    return _given(structure) + offset
+
+
 def get_i32(address: int) -> int:
     """Read an ``int``."""
     return _I32.from_address(_given(address)).value
@@ -130,6 +135,27 @@ class LentArrays:
         array = (_U64 * len(values))(*values)
         self._arrays.append(array)
         return ctypes.addressof(array)
+
+
+class Cell:
+    """A 64-bit word that C functions write to."""
+
+    def __init__(self) -> None:
+        self._word = _U64()
+        self.address = ctypes.addressof(self._word)
+
+    @property
+    def value(self) -> int:
+        """What was written."""
+        return self._word.value
+
+
+class Buffer:
+    """Bytes that C functions write to."""
+
+    def __init__(self, size: int) -> None:
+        self._bytes = ctypes.create_string_buffer(size)
+        self.address = ctypes.addressof(self._bytes)
 
 
 class KernelArguments:

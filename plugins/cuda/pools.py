@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from migproxy_plugins.cuda import graph_memory
 from migproxy_plugins.cuda import status as st
 
 from migproxy.abi import layout
@@ -271,6 +273,11 @@ def set_access(handle: int, location_type: int, location_id: int, flags: int) ->
 
 def allocate(size: int, handle: int, stream: int) -> int:
     """``cuMemAllocFromPoolAsync``."""
+    if api.is_captured(stream):
+        from migproxy_plugins.cuda.driver_nodes import allocate_captured
+
+        _get(handle)
+        return allocate_captured(size, stream)
     with _lock:
         pool = _get(handle)
         if pool.max_size and pool.used + size > pool.max_size:
@@ -291,8 +298,27 @@ def allocate_current(size: int, stream: int) -> int:
     return allocate(size, current_pool(api.context_device()), stream)
 
 
+_on_free: list[Callable[[int], None]] = []
+
+
+def on_free(listener: Callable[[int], None]) -> None:
+    """Tell `listener` of every address that is freed."""
+    _on_free.append(listener)
+
+
+def free_linear(pointer: int) -> None:
+    """``cuMemFree``: of whatever allocated it."""
+    if graph_memory.block_of_graph(pointer):
+        graph_memory.free(pointer)
+    else:
+        api.mem_free(pointer)
+        forget(pointer)
+
+
 def forget(pointer: int) -> Pool | None:
     """Take a freed pointer off its pool's account; return the pool."""
+    for listener in _on_free:
+        listener(pointer)
     pool = _owner.pop(pointer, None)
     if pool is not None:
         with _lock:
@@ -302,6 +328,14 @@ def forget(pointer: int) -> Pool | None:
 
 def free(pointer: int, stream: int) -> None:
     """``cuMemFreeAsync``."""
+    if api.is_captured(stream):
+        from migproxy_plugins.cuda.driver_nodes import free_captured
+
+        free_captured(pointer, stream)
+        return
+    if graph_memory.block_of_graph(pointer):
+        graph_memory.free(pointer)
+        return
     pool = _owner.get(pointer)
     if pool is not None and (pool.on_host or pool.managed):
         # Work submitted before may still use it, and host memory has no stream-ordered free.

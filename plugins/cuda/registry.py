@@ -25,14 +25,17 @@ Adapter = Callable[..., None]
 DRIVER: dict[str, Adapter] = {}
 
 _FAMILIES = (
+    "any_node",
     "arrays",
     "context",
     "copies",
     "device",
+    "edges",
     "entry",
     "graphs",
     "launch",
     "link",
+    "managed",
     "memory",
     "modules",
     "nodes",

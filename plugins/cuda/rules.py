@@ -7,7 +7,6 @@ A rule lists the C function's arguments in order:
 ``i32`` …        a C integer, passed as it is (``i32``, ``u32``, ``i64``, ``u64``)
 ``device``       an ordinal; 0 is the only one
 ``h:KIND``       a handle of `KIND`, translated by the session's table; 0 stays 0
-``dh:KIND``      a handle whose object the function destroys
 ``hs:KIND``      an array of handles; its length is the ``count`` argument that follows
 ``count``        the length of the array before it
 ``oh:KIND``      output: a new object of `KIND`, entered into the session's table
@@ -55,7 +54,6 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     "cuGraphAddEventWaitNode": (*_NODE, "h:EVENT"),
     "cuGraphAddDependencies": ("h:GRAPH", "hs:GRAPH_NODE", "hs:GRAPH_NODE", "count"),
     "cuGraphRemoveDependencies": ("h:GRAPH", "hs:GRAPH_NODE", "hs:GRAPH_NODE", "count"),
-    "cuGraphDestroyNode": ("dh:GRAPH_NODE",),
     "cuGraphNodeGetType": ("h:GRAPH_NODE", "oi:i32"),
     "cuGraphGetNodes": ("h:GRAPH", "ohs:GRAPH_NODE", "capacity"),
     "cuGraphGetRootNodes": ("h:GRAPH", "ohs:GRAPH_NODE", "capacity"),
@@ -74,6 +72,11 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     "cuGraphNodeGetEnabled": ("h:GRAPH_EXEC", "h:GRAPH_NODE", "oi:u32"),
     "cuGraphKernelNodeCopyAttributes": ("h:GRAPH_NODE", "h:GRAPH_NODE"),
     "cuGraphExecGetFlags": ("h:GRAPH_EXEC", "oi:u64"),
+    "cuGraphGetId": ("h:GRAPH", "oi:u32"),
+    "cuGraphExecGetId": ("h:GRAPH_EXEC", "oi:u32"),
+    "cuGraphNodeGetLocalId": ("h:GRAPH_NODE", "oi:u32"),
+    "cuGraphNodeGetToolsId": ("h:GRAPH_NODE", "oi:u64"),
+    "cuGraphNodeGetContainingGraph": ("h:GRAPH_NODE", "oh?:GRAPH"),
 }
 
 #: Functions whose newest version takes edge data as well; the rules are for the versions before CUDA 12.3.
@@ -88,6 +91,17 @@ WITHOUT_EDGE_DATA: Final = frozenset(
     }
 )
 VERSION_WITHOUT_EDGE_DATA: Final = 12000
+#: Functions that drivers have since this version only.
+SINCE: Final = dict.fromkeys(
+    (
+        "cuGraphGetId",
+        "cuGraphExecGetId",
+        "cuGraphNodeGetLocalId",
+        "cuGraphNodeGetToolsId",
+        "cuGraphNodeGetContainingGraph",
+    ),
+    13010,
+)
 
 
 def arity(name: str) -> int:

@@ -307,29 +307,6 @@ def _entry_point(symbol: int, pointer: int, status: int) -> None:
 
 
 @serves()
-def cudaGraphKernelNodeCopyAttributes(destination: int, source: int) -> None:
-    from migproxy_plugins.cuda.marshal import rule_adapter
-
-    rule_adapter("cuGraphKernelNodeCopyAttributes")(destination, source)
-
-
-@serves()
-def cudaGraphNodeGetType(node: int, kind: int) -> None:
-    from migproxy_plugins.cuda.marshal import rule_adapter
-
-    rule_adapter("cuGraphNodeGetType")(node, kind)
-
-
-@serves()
 def cudaKernelSetAttributeForDevice(kernel: int, attribute: int, value: int, device: int) -> None:
     check_device(device)
     api.function_set_attribute(kernel, attribute, value)
-
-
-@serves()
-def cudaGraphAddMemcpyNode1D(
-    out: int, graph: int, dependencies: int, count: int, destination: int, source: int, size: int, kind: int
-) -> None:
-    from migproxy_plugins.cuda.driver_nodes import add_copy_1d
-
-    add_copy_1d(out, graph, dependencies, count, destination, source, size)

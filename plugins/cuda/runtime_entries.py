@@ -7,6 +7,7 @@ adapters in `runtime_adapters`. Pure functions of the statically linked runtime 
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable
 from typing import Any, Final
@@ -77,36 +78,74 @@ SAME_AS_DRIVER: Final[dict[str, str]] = {
     "cudaGetExportTable": "cuGetExportTable",
     "cudaGraphAddChildGraphNode": "cuGraphAddChildGraphNode",
     "cudaGraphAddDependencies": "cuGraphAddDependencies",
+    "cudaGraphAddDependencies_v2": "cuGraphAddDependencies",
     "cudaGraphAddEmptyNode": "cuGraphAddEmptyNode",
     "cudaGraphAddEventRecordNode": "cuGraphAddEventRecordNode",
     "cudaGraphAddEventWaitNode": "cuGraphAddEventWaitNode",
+    "cudaGraphAddHostNode": "cuGraphAddHostNode",
     "cudaGraphAddKernelNode": "cuGraphAddKernelNode",
+    "cudaGraphAddMemAllocNode": "cuGraphAddMemAllocNode",
+    "cudaGraphAddMemFreeNode": "cuGraphAddMemFreeNode",
     "cudaGraphAddMemsetNode": "cuGraphAddMemsetNode",
-    "cudaGraphExecKernelNodeSetParams": "cuGraphExecKernelNodeSetParams",
-    "cudaGraphExecMemsetNodeSetParams": "cuGraphExecMemsetNodeSetParams",
-    "cudaGraphKernelNodeSetParams": "cuGraphKernelNodeSetParams",
-    "cudaGraphMemsetNodeGetParams": "cuGraphMemsetNodeGetParams",
-    "cudaGraphMemsetNodeSetParams": "cuGraphMemsetNodeSetParams",
     "cudaGraphChildGraphNodeGetGraph": "cuGraphChildGraphNodeGetGraph",
     "cudaGraphClone": "cuGraphClone",
+    "cudaGraphConditionalHandleCreate_v2": "cuGraphConditionalHandleCreate",
     "cudaGraphCreate": "cuGraphCreate",
+    "cudaGraphDebugDotPrint": "cuGraphDebugDotPrint",
     "cudaGraphDestroy": "cuGraphDestroy",
     "cudaGraphDestroyNode": "cuGraphDestroyNode",
+    "cudaGraphEventRecordNodeGetEvent": "cuGraphEventRecordNodeGetEvent",
+    "cudaGraphEventRecordNodeSetEvent": "cuGraphEventRecordNodeSetEvent",
+    "cudaGraphEventWaitNodeGetEvent": "cuGraphEventWaitNodeGetEvent",
+    "cudaGraphEventWaitNodeSetEvent": "cuGraphEventWaitNodeSetEvent",
+    "cudaGraphExecChildGraphNodeSetParams": "cuGraphExecChildGraphNodeSetParams",
     "cudaGraphExecDestroy": "cuGraphExecDestroy",
+    "cudaGraphExecEventRecordNodeSetEvent": "cuGraphExecEventRecordNodeSetEvent",
+    "cudaGraphExecEventWaitNodeSetEvent": "cuGraphExecEventWaitNodeSetEvent",
     "cudaGraphExecGetFlags": "cuGraphExecGetFlags",
+    "cudaGraphExecGetId": "cuGraphExecGetId",
+    "cudaGraphExecHostNodeSetParams": "cuGraphExecHostNodeSetParams",
+    "cudaGraphExecKernelNodeSetParams": "cuGraphExecKernelNodeSetParams",
+    "cudaGraphExecMemsetNodeSetParams": "cuGraphExecMemsetNodeSetParams",
+    "cudaGraphExecUpdate": "cuGraphExecUpdate",
+    "cudaGraphGetEdges": "cuGraphGetEdges",
+    "cudaGraphGetEdges_v2": "cuGraphGetEdges",
+    "cudaGraphGetId": "cuGraphGetId",
     "cudaGraphGetNodes": "cuGraphGetNodes",
     "cudaGraphGetRootNodes": "cuGraphGetRootNodes",
+    "cudaGraphHostNodeGetParams": "cuGraphHostNodeGetParams",
+    "cudaGraphHostNodeSetParams": "cuGraphHostNodeSetParams",
     "cudaGraphInstantiate": "cuGraphInstantiate",
     "cudaGraphInstantiateWithFlags": "cuGraphInstantiate",
+    "cudaGraphInstantiateWithParams": "cuGraphInstantiateWithParams",
+    "cudaGraphKernelNodeCopyAttributes": "cuGraphKernelNodeCopyAttributes",
+    "cudaGraphKernelNodeGetAttribute": "cuGraphKernelNodeGetAttribute",
+    "cudaGraphKernelNodeSetAttribute": "cuGraphKernelNodeSetAttribute",
+    "cudaGraphKernelNodeSetParams": "cuGraphKernelNodeSetParams",
     "cudaGraphLaunch": "cuGraphLaunch",
+    "cudaGraphMemAllocNodeGetParams": "cuGraphMemAllocNodeGetParams",
+    "cudaGraphMemFreeNodeGetParams": "cuGraphMemFreeNodeGetParams",
+    "cudaGraphMemsetNodeGetParams": "cuGraphMemsetNodeGetParams",
+    "cudaGraphMemsetNodeSetParams": "cuGraphMemsetNodeSetParams",
+    "cudaGraphNodeFindInClone": "cuGraphNodeFindInClone",
+    "cudaGraphNodeGetContainingGraph": "cuGraphNodeGetContainingGraph",
+    "cudaGraphNodeGetDependencies": "cuGraphNodeGetDependencies",
+    "cudaGraphNodeGetDependencies_v2": "cuGraphNodeGetDependencies",
+    "cudaGraphNodeGetDependentNodes": "cuGraphNodeGetDependentNodes",
+    "cudaGraphNodeGetDependentNodes_v2": "cuGraphNodeGetDependentNodes",
     "cudaGraphNodeGetEnabled": "cuGraphNodeGetEnabled",
+    "cudaGraphNodeGetLocalId": "cuGraphNodeGetLocalId",
+    "cudaGraphNodeGetToolsId": "cuGraphNodeGetToolsId",
+    "cudaGraphNodeGetType": "cuGraphNodeGetType",
     "cudaGraphNodeSetEnabled": "cuGraphNodeSetEnabled",
-    "cudaGraphRemoveDependencies": "cuGraphRemoveDependencies",
-    "cudaGraphUpload": "cuGraphUpload",
     "cudaGraphReleaseUserObject": "cuGraphReleaseUserObject",
+    "cudaGraphRemoveDependencies": "cuGraphRemoveDependencies",
+    "cudaGraphRemoveDependencies_v2": "cuGraphRemoveDependencies",
     "cudaGraphRetainUserObject": "cuGraphRetainUserObject",
+    "cudaGraphUpload": "cuGraphUpload",
     "cudaMipmappedArrayGetMemoryRequirements": "cuMipmappedArrayGetMemoryRequirements",
     "cudaMipmappedArrayGetSparseProperties": "cuMipmappedArrayGetSparseProperties",
+    "cudaStreamBeginCaptureToGraph": "cuStreamBeginCaptureToGraph",
     "cudaStreamUpdateCaptureDependencies": "cuStreamUpdateCaptureDependencies",
     "cudaStreamUpdateCaptureDependencies_v2": "cuStreamUpdateCaptureDependencies",
     "cudaUserObjectCreate": "cuUserObjectCreate",
@@ -176,9 +215,10 @@ SAME_AS_DRIVER: Final[dict[str, str]] = {
 
 
 def _adapters() -> dict[str, Callable[..., None]]:
-    from migproxy_plugins.cuda import runtime_adapters, runtime_array_adapters
+    from migproxy_plugins.cuda import runtime_adapters
 
-    assert runtime_array_adapters
+    for family in ("array", "graph"):
+        importlib.import_module(f"migproxy_plugins.cuda.runtime_{family}_adapters")
     return runtime_adapters.RUNTIME
 
 

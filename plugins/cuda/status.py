@@ -12,11 +12,13 @@ NOT_INITIALIZED: Final = 3
 DEVICE_UNAVAILABLE: Final = 46
 INVALID_DEVICE: Final = 101
 INVALID_CONTEXT: Final = 201
+OPERATING_SYSTEM: Final = 304
 INVALID_HANDLE: Final = 400
 NOT_FOUND: Final = 500
 NOT_READY: Final = 600
 NOT_PERMITTED: Final = 800
 NOT_SUPPORTED: Final = 801
+CAPTURE_UNSUPPORTED: Final = 900
 UNKNOWN: Final = 999
 
 # The runtime API's own numbers, where they are not the driver's.

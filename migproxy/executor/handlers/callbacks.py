@@ -32,7 +32,9 @@ class HostFunctions:
         self._due: list[int] = []
         self._asker: int | None = None
         self._acknowledged: dict[int, threading.Event] = {}
-        self.entry = _HOST_FUNCTION(self._call)
+        self._entry = _HOST_FUNCTION(self._call)
+        #: The C function ``void (void *token)`` that the device calls.
+        self.address = ctypes.cast(self._entry, ctypes.c_void_p).value or 0
 
     def _call(self, token: int | None) -> None:
         """Runs on the driver's thread: hand the token over and hold the stream until the function has run."""
@@ -68,8 +70,7 @@ class HostFunctions:
 @handles(Op.HOST_CALLBACK)
 def host_callback(state: SessionState, command: Command) -> Result:
     (token,) = layout.HANDLE.unpack_from(command.payload)
-    entry = ctypes.cast(state.host_functions.entry, ctypes.c_void_p).value or 0
-    state.driver.call("cuLaunchHostFunc", state.stream(command.stream), entry, token)
+    state.driver.call("cuLaunchHostFunc", state.stream(command.stream), state.host_functions.address, token)
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -20,14 +21,30 @@ if TYPE_CHECKING:
 #: function's
 #: mode is enforced in the function.
 _CAPTURE_RELAXED = 2
+_CHILD_GRAPH = 4  # CUgraphNodeType
+#: What may be asked of the driver when a graph is instantiated: device launch, the nodes' priorities. Freeing on launch
+#: is the function's, whose ledger the graph's memory comes from; the first launch uploads.
+_INSTANTIATE_FLAGS = 0x4 | 0x8
+
+#: Real conditional node → its real bodies, which end with it.
+_bodies: WeakKeyDictionary[SessionState, dict[int, list[int]]] = WeakKeyDictionary()
+
+
+def begin_capture(state: SessionState, stream: int, into: tuple[int, int, int] | None = None) -> None:
+    """Capture a stream (its handle), into a new graph or one that there is (graph, address of nodes, their number)."""
+    real = state.stream(stream)
+    if into is None:
+        state.driver.call("cuStreamBeginCapture", real, _CAPTURE_RELAXED)
+    else:
+        graph, nodes, count = into
+        state.driver.call("cuStreamBeginCaptureToGraph", real, graph, nodes, 0, count, _CAPTURE_RELAXED)
+    state.capturing[stream] = real
+    state.pump.set(pump.CAPTURING, 1)
 
 
 @handles(Op.CAPTURE_BEGIN)
 def capture_begin(state: SessionState, command: Command) -> Result:
-    stream = state.stream(command.stream)
-    state.driver.call("cuStreamBeginCapture", stream, _CAPTURE_RELAXED)
-    state.capturing[command.stream] = stream
-    state.pump.set(pump.CAPTURING, 1)
+    begin_capture(state, command.stream)
     return None
 
 
@@ -44,10 +61,10 @@ def capture_end(state: SessionState, command: Command) -> Result:
 
 @handles(Op.GRAPH_INSTANTIATE)
 def graph_instantiate(state: SessionState, command: Command) -> Result:
-    (handle,) = layout.HANDLE.unpack_from(command.payload)
+    handle, flags = layout.EVENT.unpack_from(command.payload)
     graph = state.handles.real(layout.KIND_GRAPH, handle)
     with state.charged():
-        executable = state.driver.out("cuGraphInstantiateWithFlags", graph, 0)
+        executable = state.driver.out("cuGraphInstantiateWithFlags", graph, flags & _INSTANTIATE_FLAGS)
     return msgspec.msgpack.encode(state.handles.add(layout.KIND_GRAPH_EXEC, executable))
 
 
@@ -58,17 +75,45 @@ def graph_launch(state: SessionState, command: Command) -> Result:
     return None
 
 
-def _forget_nodes(state: SessionState, graph: int) -> None:
-    """Take a graph's nodes out of the tables: their handles must not outlive them."""
+def note_bodies(state: SessionState, node: int, bodies: list[int]) -> None:
+    """Note the bodies of a conditional node."""
+    _bodies.setdefault(state, {})[node] = bodies
+
+
+def _inside(state: SessionState, node: int) -> list[int]:
+    """Return the real graphs that end with a real node."""
+    bodies = _bodies.get(state, {}).pop(node, None)
+    if bodies is not None:
+        return bodies
+    if state.driver.out("cuGraphNodeGetType", before=(node,), kind=ctypes.c_uint32) == _CHILD_GRAPH:
+        return [state.driver.out("cuGraphChildGraphNodeGetGraph", before=(node,))]
+    return []
+
+
+def forget_inside(state: SessionState, node: int) -> None:
+    """Take the graphs that end with a real node out of the tables."""
+    inside = _inside(state, node)
+    for graph in inside:
+        forget_parts(state, graph)
+    graphs = state.handles.all(layout.KIND_GRAPH)
+    for handle in [handle for handle, real in graphs.items() if real in inside]:
+        state.handles.remove(layout.KIND_GRAPH, handle)
+
+
+def forget_parts(state: SessionState, graph: int) -> None:
+    """Take a real graph's nodes, and the graphs in it, out of the tables: their handles must not outlive them."""
     known = state.handles.all(layout.KIND_GRAPH_NODE)
-    if not known:
+    graphs = state.handles.all(layout.KIND_GRAPH)
+    if not known and len(graphs) < 2:
         return
     count = ctypes.c_uint64()
     state.driver.call("cuGraphGetNodes", graph, 0, ctypes.addressof(count))
-    if not count.value:
-        return
     nodes = (ctypes.c_uint64 * count.value)()
-    state.driver.call("cuGraphGetNodes", graph, ctypes.addressof(nodes), ctypes.addressof(count))
+    if count.value:
+        state.driver.call("cuGraphGetNodes", graph, ctypes.addressof(nodes), ctypes.addressof(count))
+    if len(graphs) > 1:
+        for node in nodes:
+            forget_inside(state, node)
     gone = set(nodes)
     for handle in [handle for handle, real in known.items() if real in gone]:
         state.handles.remove(layout.KIND_GRAPH_NODE, handle)
@@ -79,7 +124,7 @@ def graph_destroy(state: SessionState, command: Command) -> Result:
     (handle,) = layout.HANDLE.unpack_from(command.payload)
     kind = handle >> layout.HANDLE_KIND_SHIFT
     if kind == layout.KIND_GRAPH:
-        _forget_nodes(state, state.handles.real(kind, handle))
+        forget_parts(state, state.handles.real(kind, handle))
     name = "cuGraphExecDestroy" if kind == layout.KIND_GRAPH_EXEC else "cuGraphDestroy"
     state.driver.call(name, state.handles.remove(kind, handle))
     return None

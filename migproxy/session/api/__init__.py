@@ -92,6 +92,7 @@ from migproxy.session.api.modules import (
     module_unload,
 )
 from migproxy.session.api.streams import (
+    is_captured,
     stream_begin_capture,
     stream_capture_status,
     stream_create,
@@ -150,6 +151,7 @@ __all__ = [
     "host_unregister",
     "image_size",
     "init",
+    "is_captured",
     "kernel_function",
     "launch",
     "library_call",

@@ -17,7 +17,7 @@ from migproxy.jit.copying import copy_large
 from migproxy.jit.fast_path import keep_until_replied
 from migproxy.session.api.copies import CHUNK, CHUNKS_IN_FLIGHT, STAGE_AT_ONCE, memcpy
 from migproxy.session.api.memory import find_host_block
-from migproxy.session.api.streams import capturing, resolve
+from migproxy.session.api.streams import capturing, is_captured, resolve
 from migproxy.session.session import Session, current
 
 CUDA_ERROR_INVALID_VALUE = 1
@@ -85,7 +85,7 @@ def copy_box(destination: Box, source: Box, extent: Extent, stream: int | None =
         session.post(Op.COPY_BOX_DEVICE, _packed(destination, source, extent), stream=wire)
     elif to_host and from_host:
         session.call(Op.STREAM_SYNC, b"", stream=wire)
-        _move(destination, source, extent)
+        move(destination, source, extent)
     else:
         _copy_with_host(session, destination, source, extent, stream, wire, to_host)
 
@@ -118,8 +118,8 @@ def _packed(destination: Box, source: Box, extent: Extent, *, to_host: bool = Fa
     return layout.BOX.pack(*fields, *extent)
 
 
-def _move(destination: Box, source: Box, extent: Extent) -> None:
-    """Copy within this process's memory."""
+def move(destination: Box, source: Box, extent: Extent) -> None:
+    """Copy a box within this process's memory."""
     width, height, depth = extent
     if destination.pitch == source.pitch == width and (depth == 1 or destination.rows == source.rows == height):
         copy_large(destination.at, source.at, width * height * depth)
@@ -144,6 +144,13 @@ def _copy_with_host(
     if pinned is not None and stream is not None:
         payload = _packed(destination, source, extent, to_host=to_host, from_host=not to_host)
         session.post(Op.COPY_BOX, payload, stream=wire)
+        return
+    if stream is not None and is_captured(stream):
+        from migproxy.session.api import staging
+
+        placed = staging.place(staging.captured_graph(wire), host, extent, to_host=to_host)
+        sides = (placed, source) if to_host else (destination, placed)
+        session.post(Op.COPY_BOX, _packed(*sides, extent, to_host=to_host, from_host=not to_host), stream=wire)
         return
     if capturing():
         raise CudaError(CUDA_ERROR_CAPTURE_UNSUPPORTED, "a copy of pageable memory waits")
@@ -193,7 +200,7 @@ def _stage_in(session: Session, destination: Box, source: Box, extent: Extent, w
         width, height, depth = piece
         block = session.allocate(width * height * depth)
         staged = Box(block, width, height)
-        _move(staged, origin, piece)
+        move(staged, origin, piece)
         number = session.post(Op.COPY_BOX, _packed(target, staged, piece, from_host=True), stream=wire)
         session.release_when_retired(number, block)
         flying.append(number)
@@ -214,5 +221,5 @@ def _stage_out(session: Session, destination: Box, source: Box, extent: Extent, 
         except MigproxyError:
             session.heap.free(block)
             raise
-        _move(target, staged, piece)
+        move(target, staged, piece)
         session.heap.free(block)

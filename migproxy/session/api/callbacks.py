@@ -26,17 +26,33 @@ def stream_add_host_function(stream: int, function: Callable[[], object]) -> Non
 
     An exception of `function` goes to `sys.unraisablehook`, as for a native host callback.
     """
+    resolve(stream)
+    # A graph calls it each time it runs, and nothing tells when a captured graph is gone.
+    stream_call_host_function(stream, host_function_token(function, repeated=capturing()))
+
+
+def stream_call_host_function(stream: int, token: int) -> None:
+    """Call the function of a token once all work submitted to `stream` before is done."""
+    current().post(Op.HOST_CALLBACK, layout.HANDLE.pack(token), stream=resolve(stream))
+
+
+def host_function_token(function: Callable[[], object], *, repeated: bool) -> int:
+    """Return the number under which the device calls `function`: once, or until `release_host_function`."""
     session = current()
-    wire = resolve(stream)
     token = next(_numbers)
     _waiting[token] = function
-    if capturing():
-        # A graph calls it each time it runs, and nothing tells when the graph is gone.
+    if repeated:
         _repeated.add(token)
     if id(session) not in _served:
         _served.add(id(session))
         _thread.start_new_thread(_serve, (session,))
-    session.post(Op.HOST_CALLBACK, layout.HANDLE.pack(token), stream=wire)
+    return token
+
+
+def release_host_function(token: int) -> None:
+    """Forget a repeated function; nothing calls it any more."""
+    _waiting.pop(token, None)
+    _repeated.discard(token)
 
 
 def _serve(session: Session) -> None:

@@ -30,13 +30,7 @@ def driver_call(name: str, arguments: Sequence[Any]) -> tuple[int, tuple[Any, ..
 
 
 def library_call(
-    library: str,
-    function: str,
-    arguments: Sequence[Any],
-    *,
-    stream: int = 0,
-    wait: bool = True,
-    lease: bool = True,
+    library: str, function: str, arguments: Sequence[Any], *, stream: int = 0, wait: bool = True, lease: bool = True
 ) -> Any:
     """Call a function of a GPU library in the executor.
 

@@ -18,7 +18,7 @@ from migproxy.errors import CudaError, MigproxyError
 from migproxy.jit.copying import copy_large
 from migproxy.jit.fast_path import keep_until_replied
 from migproxy.session.api.memory import find_host_block, is_managed
-from migproxy.session.api.streams import capturing, resolve
+from migproxy.session.api.streams import capturing, is_captured, resolve
 from migproxy.session.session import Session, current
 
 CUDA_ERROR_INVALID_VALUE = 1
@@ -52,6 +52,8 @@ def memcpy_htod(dst: int, src: int, size: int, stream: int | None = None) -> Non
     pinned = find_host_block(src) is not None
     if pinned and stream is not None:
         session.post(Op.COPY_HTOD, layout.COPY.pack(dst, src, size), stream=wire)
+    elif stream is not None and is_captured(stream):
+        _capture(session, Op.COPY_HTOD, dst, src, size, wire)
     elif (pinned or session.heap.owns(src)) and size > STAGE_AT_ONCE:
         _copy_and_wait(session, Op.COPY_HTOD, dst, src, size, wire)
     else:
@@ -71,6 +73,8 @@ def memcpy_dtoh(dst: int, src: int, size: int, stream: int | None = None) -> Non
     pinned = find_host_block(dst) is not None
     if pinned and stream is not None:
         session.post(Op.COPY_DTOH, layout.COPY.pack(dst, src, size), stream=wire)
+    elif stream is not None and is_captured(stream):
+        _capture(session, Op.COPY_DTOH, dst, src, size, wire)
     elif pinned or session.heap.owns(dst):
         _copy_and_wait(session, Op.COPY_DTOH, dst, src, size, wire)
     else:
@@ -111,6 +115,17 @@ def _host_to_host(dst: int, src: int, size: int, stream: int | None) -> None:
     """Copy behind the stream's work, as the driver does it."""
     current().call(Op.STREAM_SYNC, b"", stream=resolve(stream or 0))
     copy(dst, src, size)
+
+
+def _capture(session: Session, op: Op, dst: int, src: int, size: int, wire: int) -> None:
+    """Record a copy of pageable memory in the graph that the stream is captured into."""
+    from migproxy.session.api import boxes, staging
+
+    to_host = op is Op.COPY_DTOH
+    side = boxes.Box(dst if to_host else src, size, 1)
+    placed = staging.place(staging.captured_graph(wire), side, (size, 1, 1), to_host=to_host).at
+    dst, src = (placed, src) if to_host else (dst, placed)
+    session.post(op, layout.COPY.pack(dst, src, size), stream=wire)
 
 
 def _copy_and_wait(session: Session, op: Op, dst: int, src: int, size: int, wire: int) -> None:

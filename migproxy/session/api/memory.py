@@ -166,7 +166,7 @@ def host_register(pointer: int, size: int, flags: int = 0) -> None:
         raise CudaError(CUDA_ERROR_INVALID_VALUE)
     arena = current().heap.owns(pointer)
     with _host_lock:
-        if pointer in _registered or pointer in _registered_arena:
+        if any(_overlaps(blocks, pointer, size) for blocks in (_registered, _registered_arena, _host_blocks)):
             raise CudaError(CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED)
         (_registered_arena if arena else _registered)[pointer] = size
         _tell_pinned()
@@ -176,8 +176,14 @@ def host_unregister(pointer: int) -> None:
     """Undo `host_register`."""
     with _host_lock:
         if _registered.pop(pointer, None) is None and _registered_arena.pop(pointer, None) is None:
-            raise CudaError(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED)
+            # Inside a registered range, but not where it begins.
+            inside = any(_overlaps(blocks, pointer, 1) for blocks in (_registered, _registered_arena))
+            raise CudaError(CUDA_ERROR_INVALID_VALUE if inside else CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED)
         _tell_pinned()
+
+
+def _overlaps(blocks: dict[int, int], pointer: int, size: int) -> bool:
+    return any(start < pointer + size and pointer < start + length for start, length in blocks.items())
 
 
 def host_device_pointer(pointer: int) -> int:

@@ -105,6 +105,20 @@ def _after_fork() -> None:
 on_fork(_after_fork)
 
 
+def function_on_wire(handle: int) -> int:
+    """Return this process's number of what the executor calls `handle`.
+
+    Raises
+    ------
+    CudaError
+        400 for a function this process does not hold.
+    """
+    for number, facts in _functions.items():
+        if facts.handle == handle:
+            return number
+    raise CudaError(CUDA_ERROR_INVALID_HANDLE, f"function {handle:#x}")
+
+
 def function_facts(f: int) -> FunctionFacts:
     """Return the facts of a function handle of this process.
 

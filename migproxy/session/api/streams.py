@@ -139,12 +139,28 @@ def capturing() -> bool:
     return bool(_capturing)
 
 
+def is_captured(stream: int) -> bool:
+    """Tell whether work on `stream` becomes part of a graph, begun there or joined by an event of another stream."""
+    if not _capturing or stream <= PER_THREAD:
+        return False
+    if stream in _capturing:
+        return True
+    payload = msgspec.msgpack.encode(("cuStreamIsCapturing", [resolve(stream)]))
+    status, outs = msgspec.msgpack.decode(current().call(Op.DRIVER_CALL, payload))
+    return not status and outs[0] != 0
+
+
 def stream_begin_capture(stream: int, mode: int) -> None:
     """Begin to record the work submitted to `stream` into a graph; the legacy stream cannot be captured (900)."""
     wire = resolve(stream)
     if wire == 0:
         raise CudaError(900)
     current().call(Op.CAPTURE_BEGIN, msgspec.msgpack.encode(mode), stream=wire)
+    note_capture(stream)
+
+
+def note_capture(stream: int) -> None:
+    """Note that `stream` is being captured."""
     _capturing[stream] = 1
     current().ring.note_capturing(len(_capturing))
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from migproxy_plugins.cuda import memory_unsafe as raw
 from migproxy_plugins.cuda.executor.arrays import ARRAY_FUNCTIONS, serve_array
+from migproxy_plugins.cuda.executor.graph_objects import GRAPH_FUNCTIONS, serve_graph
 from migproxy_plugins.cuda.executor.graphs import NODE_FUNCTIONS, known_handle, serve_node
-from migproxy_plugins.cuda.rules import KINDS, RULES, VERSION_WITHOUT_EDGE_DATA, WITHOUT_EDGE_DATA
+from migproxy_plugins.cuda.rules import KINDS, RULES, SINCE, VERSION_WITHOUT_EDGE_DATA, WITHOUT_EDGE_DATA
 
 from migproxy.errors import CudaError, ProtocolError
 from migproxy.executor.dispatch import Refused
@@ -33,7 +34,7 @@ def serve(driver: AnyDriver, session: SessionState, name: str, packed: Sequence[
     driver : AnyDriver
     session : SessionState
     name : str
-        A key of `RULES`, of `graphs.NODE_FUNCTIONS` or of `arrays.ARRAY_FUNCTIONS`.
+        One of `RULES`, `graphs.NODE_FUNCTIONS`, `graph_objects.GRAPH_FUNCTIONS` or `arrays.ARRAY_FUNCTIONS`.
     packed : sequence
         The inputs in order.
 
@@ -57,13 +58,16 @@ def serve(driver: AnyDriver, session: SessionState, name: str, packed: Sequence[
         return serve_node(driver, session, name, packed)
     if name in ARRAY_FUNCTIONS:
         return serve_array(driver, session, name, packed)
+    if name in GRAPH_FUNCTIONS:
+        return serve_graph(driver, session, name, packed)
     rule = RULES.get(name)
     if rule is None:
         raise Refused(f"{name} is not in the cuda plugin's table")
     call = _Call(session, rule, list(packed))
+    version = VERSION_WITHOUT_EDGE_DATA if name in WITHOUT_EDGE_DATA else SINCE.get(name)
     with session.charged():
-        if name in WITHOUT_EDGE_DATA and isinstance(driver, NativeDriver):
-            function = driver.function(name, len(call.arguments), VERSION_WITHOUT_EDGE_DATA)
+        if version is not None and isinstance(driver, NativeDriver):
+            function = driver.function(name, len(call.arguments), version)
             status = function(*call.arguments)
         else:
             status = driver.status(name, *call.arguments)
@@ -97,7 +101,6 @@ class _Call:
         self._rule = rule
         self._buffers: list[Any] = []  # outputs, in order
         self._inputs: list[Any] = []
-        self._destroyed: list[tuple[int, int]] = []
         self._lists: list[int] = []
         self.arguments: list[int] = []
         rest = iter(inputs)
@@ -145,9 +148,6 @@ class _Call:
             return ctypes.addressof(array) if real else 0
         if name == "h":
             return self._real(KINDS[detail], value)
-        if name == "dh":
-            self._destroyed.append((KINDS[detail], value))
-            return self._real(KINDS[detail], value)
         if not isinstance(value, int):
             raise ProtocolError("an integer was expected")
         if name == "p":
@@ -167,8 +167,6 @@ class _Call:
 
     def outputs(self) -> tuple[Any, ...]:
         """Return what the call wrote, handles entered into the session's tables."""
-        for kind_, handle in self._destroyed:
-            self._session.handles.remove(kind_, handle)
         outs: list[Any] = []
         buffers = iter(self._buffers)
         for kind in self._rule:

@@ -12,6 +12,7 @@ from migproxy_plugins.cuda.rules import VERSION_WITHOUT_EDGE_DATA
 from migproxy.abi import layout
 from migproxy.errors import CudaError, ProtocolError
 from migproxy.executor.driver import NativeDriver
+from migproxy.executor.handlers.boxes import COPY_3D, side_of_copy
 
 if TYPE_CHECKING:
     from migproxy.executor.driver import AnyDriver
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
 
 _KERNEL = struct.Struct("<Q7I4xQQQQ")
 _MEMSET = struct.Struct("<QQIIQQ")
-# x, y, z, level, memory type, host, device, array, reserved, pitch, rows; twice; width, height, depth
-_COPY = struct.Struct("<QQQQi4xQQQQQQ QQQQi4xQQQQQQ QQQ")
-_HOST, _DEVICE = 1, 2
+_HOST = struct.Struct("<QQ")
 _INVALID_VALUE = 1
 _INVALID_HANDLE = 400
 _MAX_DEPENDENCIES = 1 << 16
@@ -63,39 +62,36 @@ def _memset(session: SessionState, inputs: Any) -> _Struct:
     address, pitch, value, element, width, height = _integers(inputs, 6)
     if element not in (1, 2, 4) or width <= 0 or height <= 0 or (height > 1 and pitch < width * element):
         raise CudaError(_INVALID_VALUE, "a memset node's parameters")
-    session.memory.check_range(address, pitch * (height - 1) + width * element)
+    length = pitch * (height - 1) + width * element
+    # Page-locked memory has one address on both sides.
+    if not session.consumer.in_heap(address, length):
+        session.memory.check_range(address, length)
     return _Struct(_MEMSET.pack(address, pitch, value & 0xFFFFFFFF, element, width, height))
 
 
 def _copy(session: SessionState, inputs: Any) -> _Struct:
-    values = _integers(inputs, 11)
-    width, height, depth = values[8:]
-    if min(width, height, depth) <= 0 or min(values) < 0:
-        raise CudaError(_INVALID_VALUE, "a copy node's extent")
-    sides: list[tuple[int, ...]] = []
-    for start, pitch, rows, on_host in (values[4:8], values[:4]):
-        if (height > 1 and pitch < width) or (depth > 1 and rows < height):
-            raise CudaError(_INVALID_VALUE, "rows or slices that overlap")
-        length = pitch * (rows * (depth - 1) + height - 1) + width
-        if not on_host:
-            session.memory.check_range(start, length)
-        elif not session.consumer.in_heap(start, length):
-            raise CudaError(_INVALID_VALUE, "host memory outside the arena")
-        host, device = (start, 0) if on_host else (0, start)
-        sides.append((0, 0, 0, 0, _HOST if on_host else _DEVICE, host, device, 0, 0, pitch, rows))
-    return _Struct(_COPY.pack(*sides[0], *sides[1], width, height, depth))
+    values = _integers(inputs, 17)
+    extent = values[14], values[15], values[16]
+    source, destination = (side_of_copy(session, tuple(side), *extent) for side in (values[7:14], values[:7]))
+    return _Struct(COPY_3D.pack(*source, *destination, *extent))
+
+
+def _host(session: SessionState, inputs: Any) -> _Struct:
+    (token,) = _integers(inputs, 1)
+    return _Struct(_HOST.pack(session.host_functions.address, token))
 
 
 _BUILDERS: Final[dict[str, Callable[[SessionState, Any], _Struct]]] = {
     "Kernel": _kernel,
     "Memset": _memset,
     "Memcpy": _copy,
+    "Host": _host,
 }
 
 #: Functions served here → (kinds of the handles before the parameters, builder's key, whether a context comes last)
 NODE_FUNCTIONS: Final[dict[str, tuple[tuple[int, ...], str, bool]]] = {"cuGraphGetEdges": ((), "", False)}
 for _key in _BUILDERS:
-    _context = _key != "Kernel"
+    _context = _key in ("Memset", "Memcpy")
     NODE_FUNCTIONS[f"cuGraphAdd{_key}Node"] = ((layout.KIND_GRAPH,), _key, _context)
     NODE_FUNCTIONS[f"cuGraph{_key}NodeSetParams"] = ((layout.KIND_GRAPH_NODE,), _key, False)
     NODE_FUNCTIONS[f"cuGraphExec{_key}NodeSetParams"] = (

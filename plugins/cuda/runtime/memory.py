@@ -69,8 +69,7 @@ def malloc_managed(size: int, flags: int = 1) -> int:
 def free(pointer: int) -> None:
     """``cudaFree``; a null pointer only makes the context."""
     if pointer:
-        api.mem_free(pointer)
-        pools.forget(pointer)
+        pools.free_linear(pointer)
 
 
 @context_call

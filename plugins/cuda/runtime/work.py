@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from migproxy_plugins.cuda import driver_graphs
 from migproxy_plugins.cuda import status as st
+from migproxy_plugins.cuda.memory_unsafe import Cell
 from migproxy_plugins.cuda.runtime.calls import context_call
 from migproxy_plugins.cuda.status import CudaRuntimeStatus
 
@@ -121,13 +123,15 @@ def event_elapsed_time(start: int, end: int) -> float:
 @context_call
 def graph_instantiate(graph: int) -> int:
     """``cudaGraphInstantiate``."""
-    return api.graph_instantiate(graph)
+    out = Cell()
+    driver_graphs.cuGraphInstantiate(out.address, graph, 0)
+    return out.value
 
 
 @context_call
 def graph_launch(graph_exec: int, stream: int) -> None:
     """``cudaGraphLaunch``."""
-    api.graph_launch(graph_exec, stream)
+    driver_graphs.cuGraphLaunch(graph_exec, stream)
 
 
 @context_call
@@ -138,13 +142,13 @@ def graph_upload(graph_exec: int, stream: int) -> None:
 @context_call
 def graph_destroy(graph: int) -> None:
     """``cudaGraphDestroy``."""
-    api.graph_destroy(graph)
+    driver_graphs.cuGraphDestroy(graph)
 
 
 @context_call
 def graph_exec_destroy(graph_exec: int) -> None:
     """``cudaGraphExecDestroy``."""
-    api.graph_exec_destroy(graph_exec)
+    driver_graphs.cuGraphExecDestroy(graph_exec)
 
 
 @context_call

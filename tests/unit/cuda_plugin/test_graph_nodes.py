@@ -19,6 +19,7 @@ from migproxy.errors import CudaError, ProtocolError
 from migproxy.executor.handlers.launch import LaunchTarget
 from migproxy.executor.handles import Handles
 from migproxy.session import api
+from migproxy.session.api import staging
 
 FUNCTION = layout.make_handle(layout.KIND_FUNCTION, 7)
 D = registry.load()
@@ -113,7 +114,7 @@ def test_kernel_nodes(rig: tuple[Driver, Session]) -> None:
     assert driver.seen[-1] == ("cuGraphKernelNodeSetParams", 0xBB01)
     with pytest.raises(CudaError) as caught:
         D["cuGraphKernelNodeGetParams"](node.value + 1, answer.at)
-    assert caught.value.status == 801
+    assert caught.value.status == 400
 
 
 def test_memset_nodes_and_edges(rig: tuple[Driver, Session]) -> None:
@@ -130,22 +131,25 @@ def test_memset_nodes_and_edges(rig: tuple[Driver, Session]) -> None:
     assert (sources.value, targets.value, edges.data) == (node.value, other.value, bytes(8))
 
 
-def test_copy_nodes_take_page_locked_memory_only(rig: tuple[Driver, Session], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copy_nodes_take_blocks_for_pageable_memory(
+    rig: tuple[Driver, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
     driver, served = rig
-    kinds = {0x1000: 2, 0x9000: 1, 0x9999: 0}
+    kinds = {0x1000: 2, 0x9999: 0}
     monkeypatch.setattr(api, "pointer_facts", lambda p: SimpleNamespace(memory_type=kinds[p], managed=False))
+    placed = []
 
-    def copy(source: int) -> Bytes:
-        sides = ((0, 0, 0, 0, 4, 0, source, 0, 0, 64, 1), (0, 0, 0, 0, 2, 0, 0x1000, 0, 0, 64, 1))
-        return Bytes(struct.pack("<QQQQi4xQQQQQQ QQQQi4xQQQQQQ QQQ", *sides[0], *sides[1], 64, 1, 1))
+    def place(holder: int, box: api.Box, extent: tuple[int, int, int], *, to_host: bool) -> api.Box:
+        placed.append((holder, box.at, extent, to_host))
+        return api.Box(0x9000, 64, 1)
 
-    node = Out()
-    D["cuGraphAddMemcpyNode"](node.at, served.graph, 0, 0, copy(0x9000).at, 0)
+    monkeypatch.setattr(staging, "place", place)
+    sides = ((0, 0, 0, 0, 4, 0, 0x9999, 0, 0, 64, 1), (0, 0, 0, 0, 2, 0, 0x1000, 0, 0, 64, 1))
+    copy = Bytes(struct.pack("<QQQQi4xQQQQQQ QQQQi4xQQQQQQ QQQ", *sides[0], *sides[1], 64, 1, 1))
+    D["cuGraphAddMemcpyNode"](Out().at, served.graph, 0, 0, copy.at, 0)
     fields = struct.unpack("<QQQQi4xQQQQQQ QQQQi4xQQQQQQ QQQ", driver.seen[0][3])
     assert (fields[4], fields[5], fields[15], fields[17], fields[22:]) == (1, 0x9000, 2, 0x1000, (64, 1, 1))
-    with pytest.raises(CudaError) as caught:
-        D["cuGraphAddMemcpyNode"](node.at, served.graph, 0, 0, copy(0x9999).at, 0)
-    assert caught.value.status == 801
+    assert placed == [(served.graph, 0x9999, (64, 1, 1), False)]
 
 
 def test_what_the_executor_refuses(rig: tuple[Driver, Session]) -> None:
@@ -172,9 +176,10 @@ def test_what_the_executor_refuses(rig: tuple[Driver, Session]) -> None:
         with pytest.raises(CudaError):
             serve("cuGraphAddMemsetNode", graph, [], memset)
     for copy in (
-        [0x1000, 64, 1, 0, 0x8000, 64, 1, 1, 64, 1, 1],
-        [0x1000, 8, 1, 0, 0x1800, 64, 1, 0, 64, 2, 1],
-        [0x1000, 64, 1, 0, 0x1FFF, 64, 1, 0, 64, 1, 1],
+        [1, 0, 0, 0, 0x1000, 64, 1, 0, 0, 0, 0, 0x8000, 64, 1, 64, 1, 1],
+        [1, 0, 0, 0, 0x1000, 8, 1, 1, 0, 0, 0, 0x1800, 64, 1, 64, 2, 1],
+        [1, 0, 0, 0, 0x1000, 64, 1, 1, 0, 0, 0, 0x1FFF, 64, 1, 64, 1, 1],
+        [1, 0, 0, 0, 0x1000, 64, 1, 2, 0, 0, 0, 0x1234, 0, 0, 64, 1, 1],
     ):
         with pytest.raises(CudaError):
             serve("cuGraphAddMemcpyNode", graph, [], copy)
