@@ -110,7 +110,10 @@ class Server(Serving):
             doc = tables.table(library, self.version)["functions"].get(name)
             if doc is None:
                 raise ProtocolError(f"{library} has no function {name!r}")
-            found = self._functions[library, name] = _Function(library, doc)
+            found = _Function(library, doc)
+            if any(role.kind is Kind.UNDECIDED for role in found.roles):
+                raise ProtocolError(f"{library}.{name} has an argument of which nobody has said what it is")
+            self._functions[library, name] = found
         return found
 
     def serve(self, context: Context, library: str, name: str, arguments: list[Any]) -> Any:

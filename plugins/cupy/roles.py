@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 
+from migproxy_plugins.cupy.device_arguments import DEVICE, NUMBERS
 from migproxy_plugins.cupy.signatures import Signature
 
 Values = Mapping[str, int]
@@ -29,6 +30,7 @@ class Kind(Enum):
     OUT = "out"  # host memory that the call writes
     SCRATCH = "scratch"  # host memory that means nothing after the call
     COMPLEX = "complex"
+    UNDECIDED = "undecided"  # as wide as an address, and nobody has said what it is: the function is refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Role:
 
 VALUE = Role(Kind.VALUE)
 POINTER = Role(Kind.POINTER)
+UNDECIDED = Role(Kind.UNDECIDED)
 OBJECT = Role(Kind.OBJECT)
 COMPLEX = Role(Kind.COMPLEX)
 
@@ -117,7 +120,7 @@ _RULES: dict[str, tuple[tuple[str, str, Role], ...]] = {
         (r".*", r"bufferOnHost", Role(Kind.SCRATCH, lambda name, values: values["workspaceInBytesOnHost"])),
     ),
     "cusparse": (
-        (r".*", r"handle|descr[ABC]?|desc|mat[ABC]|vec[XY]|spMatDescr|sp(gemm|gemM|sm|geam)Descr", OBJECT),
+        (r".*", r"handle|descr[ABCD]?|desc|mat[ABC]|vec[XY]|spMatDescr|sp(gemm|gemM|sm|geam)Descr", OBJECT),
         (r".*", r"info", OBJECT),
         (r"sp(VV|MV|MM|SM|GEMM|GEAM).*", r"alpha|beta", Role(Kind.IN, _compute_type, moded=True)),
         (r"spVV.*", r"result", Role(Kind.OUT, _compute_type, moded=True)),
@@ -131,12 +134,6 @@ _RULES: dict[str, tuple[tuple[str, str, Role], ...]] = {
 }
 
 
-#: Arguments that are as wide as an address and are none.
-_NUMBERS = frozenset(
-    {"lwork", "num", "n", "workspaceInBytesOnDevice", "workspaceInBytesOnHost", "bufferSize", "dataTypeA", "stream"}
-)
-
-
 @cache
 def _compiled(library: str) -> tuple[tuple[re.Pattern[str], re.Pattern[str], Role], ...]:
     return tuple((re.compile(f), re.compile(a), role) for f, a, role in _RULES.get(library, ()))
@@ -147,8 +144,8 @@ def roles(library: str, signature: Signature) -> tuple[Role, ...]:
     found = []
     for argument in signature.arguments:
         role = COMPLEX if "complex" in argument.ctype else VALUE
-        if argument.ctype in ("size_t", "intptr_t") and argument.name not in _NUMBERS:
-            role = POINTER
+        if argument.ctype in ("size_t", "intptr_t") and argument.name not in NUMBERS:
+            role = POINTER if argument.name in DEVICE.get(library, ()) else UNDECIDED
         for functions, arguments, candidate in _compiled(library):
             if arguments.fullmatch(argument.name) and functions.fullmatch(signature.name):
                 role = candidate

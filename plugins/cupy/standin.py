@@ -82,6 +82,8 @@ class Library:
         self.answers: dict[Any, Any] = {}
         #: What made and changed each object whose facts answers depend on.
         self.objects: dict[Any, tuple[Any, ...]] = {}
+        #: Functions of a hand-written stand-in that are refused by name.
+        self.refused_names: set[str] = set()
 
     def refuse_capture(self, stream: int) -> None:
         """Raise what the real module raises while the stream is captured: CuPy does not let these libraries into
@@ -147,6 +149,8 @@ class Library:
     def _remote(self, signature: signatures.Signature) -> Callable[..., Any]:
         found = roles.roles(self.short, signature)
         name, call = signature.name, self.call
+        if any(role.kind is Kind.UNDECIDED for role in found):
+            return self.refused(name)
         if roles.creates(signature):
 
             def create(*arguments: Any) -> int:
@@ -355,6 +359,8 @@ def publish(module: ModuleType, library: Library, handlers: dict[str, Callable[.
             continue
         signature = signatures.parse(doc)
         made[name] = handlers.get(name) or library.refused(name)
+        if name not in handlers:
+            library.refused_names.add(name)
         namespace[name] = signatures.python_function(signature, made[name], namespace, doc=doc, module=library.name)
 
     def make_attribute(attribute: str) -> Any:

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from migproxy_plugins.cupy import PLUGIN, driver, runtime, tables
+from migproxy_plugins.cupy import PLUGIN, device_arguments, driver, roles, runtime, signatures, tables
 
 pytest.importorskip("cupy", reason="CuPy is not installed")
 
@@ -143,6 +143,57 @@ def test_no_handler_is_for_a_name_that_no_version_has():
             facts = tables.table(module, version)
             known |= {*facts["functions"], *facts["capsules"]}
         assert set(handlers) - known == set()
+
+
+BY_ROLES = ("cublas", "cusolver", "cusparse", "curand")
+
+
+@pytest.mark.parametrize("version", tables.recorded_versions())
+def test_every_argument_of_every_library_function_has_a_role(version):
+    """Nothing that is as wide as an address goes through unless somebody has said what it is."""
+    for module, short in tables.SHORT_NAMES.items():
+        if short not in BY_ROLES:
+            continue
+        for name, doc in tables.table(module, version)["functions"].items():
+            signature = signatures.parse(doc)
+            undecided = [
+                argument.name
+                for argument, role in zip(signature.arguments, roles.roles(short, signature), strict=True)
+                if role.kind is roles.Kind.UNDECIDED
+            ]
+            assert not undecided, (short, name, undecided)
+
+
+def test_device_arguments_are_those_of_some_version():
+    known: dict[str, set[str]] = {short: set() for short in BY_ROLES}
+    for version in tables.recorded_versions():
+        for module, short in tables.SHORT_NAMES.items():
+            if short in BY_ROLES:
+                for doc in tables.table(module, version)["functions"].values():
+                    known[short] |= {argument.name for argument in signatures.parse(doc).arguments}
+    assert set(device_arguments.DEVICE) == set(known)
+    for short, names in device_arguments.DEVICE.items():
+        assert names - known[short] == set()
+
+
+def test_hand_written_stand_ins_refuse_what_is_listed_and_nothing_else():
+    """The names of `publish`'s tables without a handler, for the installed version."""
+    refused = {}
+    for name, factory in PLUGIN.replace.items():
+        try:
+            module = factory(name)
+        except ImportError:
+            refused[tables.SHORT_NAMES[name]] = {"*"}
+            continue
+        names = module._migproxy_library.refused_names
+        if names:
+            refused[tables.SHORT_NAMES[name]] = names
+    assert refused == {
+        "cufft": {"multi_gpu_execC2C", "multi_gpu_execZ2Z"},
+        "cutensor": {"*"},
+        "cupyx_cutensor": {"*"},
+        "nccl": {"*"},
+    }
 
 
 def test_tables_are_those_of_the_installed_modules():
