@@ -94,6 +94,8 @@ class BrokerConfig:
         Highest priority that a function may give itself, for the policy ``priority``; lower ones may be negative.
     kernel_seconds : float
         How long a kernel may run until it counts as hung; 0: for ever.
+    usage_seconds : float
+        How often NVML's count of each executor's memory is held against its function's quota; 0: never.
     slices : mapping of str to SliceSettings
         By slice.
     unisolated_slices : mapping of str to Unisolated
@@ -126,6 +128,7 @@ class BrokerConfig:
     policy: str = "gpu_time"
     max_priority: int = 0
     kernel_seconds: float = 0.0
+    usage_seconds: float = 2.0
     slices: Mapping[str, SliceSettings] = field(default_factory=dict)
     unisolated_slices: Mapping[str, Unisolated] = field(default_factory=dict)
     warm: int = 0

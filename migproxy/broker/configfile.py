@@ -148,6 +148,7 @@ _KEYS: dict[str, Callable[[str, Any], Any]] = {
     "policy": _policy,
     "max_priority": _count,
     "kernel_seconds": _seconds,
+    "usage_seconds": _seconds,
     "plugins": _list(_text),
     "cache_dir": _text,
     "log_file": _text,

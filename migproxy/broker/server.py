@@ -31,6 +31,7 @@ from migproxy.broker.loop import Loop, Timer
 from migproxy.broker.metrics import MetricsServer
 from migproxy.broker.requests import answer
 from migproxy.broker.sessions import MAX_COUNTERS, MAX_EVENTS, Reports, Session
+from migproxy.broker.usage import UsageCheck, Used
 from migproxy.broker.warm import WarmPool
 from migproxy.device.inventory import Slice
 from migproxy.errors import ProtocolError, UsageError
@@ -89,6 +90,11 @@ class Broker:
         )
         self.loop.watch(self._listener.fileno(), self._accept)
         self._listening = True
+        self._usage = UsageCheck(
+            slices, self._over_quota, lambda text: self.log.write("warning", text, uid=self._own_uid)
+        )
+        if self._usage.has_work and config.usage_seconds:
+            self.loop.call_later(config.usage_seconds, self._check_usage)
         self._metrics = MetricsServer(self, config.metrics_port) if config.metrics_port else None
         if config.parent_pid:
             self._watch_parent(config.parent_pid)
@@ -465,6 +471,23 @@ class Broker:
         session.segment_sizes.append(size)
         if client is not None:
             client.send(control.Grown(size), [fd])
+
+    # -- what executors really use -------------------------------------------------------------------------------------
+    def _check_usage(self) -> None:
+        self._usage.look(self._users_of)
+        self.loop.call_later(self.config.usage_seconds, self._check_usage)
+
+    def _users_of(self, name: str) -> list[Used]:
+        return [
+            Used(each.session_id, each.function_id, each.executor.pid, each.quota)
+            for each in self.sessions.values()
+            if each.slice.name == name and each.state == "running" and each.executor is not None
+        ]
+
+    def _over_quota(self, session_id: str, reason: str) -> None:
+        session = self.sessions.get(session_id)
+        if session is not None:
+            self.lose(session, reason)
 
     # -- ends ----------------------------------------------------------------------------------------------------------
     def _kill(self, session: Session, reason: str) -> None:

@@ -18,7 +18,7 @@ from migproxy.arena import packets
 from migproxy.arena.account import QuotaAccount
 from migproxy.broker.config import BrokerConfig, Limits
 from migproxy.broker.server import Broker
-from migproxy.device.inventory import software_slice
+from migproxy.device.inventory import Slice, software_slice
 
 FAKE = str(Path(__file__).with_name("fake_executor.py"))
 ROOT = str(Path(__file__).resolve().parents[3])
@@ -83,10 +83,10 @@ class Peer:
 class Running:
     """A broker on a thread of this process; its executors are real processes."""
 
-    def __init__(self, config: BrokerConfig, memory: int) -> None:
+    def __init__(self, config: BrokerConfig, slices: list[Slice]) -> None:
         self.config = config
         self.path = config.socket
-        self.broker = Broker(config, [software_slice(memory)])
+        self.broker = Broker(config, slices)
         self._wake_read, self._wake_write = os.pipe()
         self.broker.loop.watch(self._wake_read, self.broker.loop.stop)
         self._thread = threading.Thread(target=self._run)
@@ -120,11 +120,18 @@ class Running:
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Running]]:
-    """Start a broker with a fake executor; ``mode`` is the fake's behaviour, ``memory`` the slice's capacity."""
+    """Start a broker with a fake executor; ``mode`` is the fake's behaviour, ``memory`` the slice's capacity, unless
+    `slices_served` are given."""
     monkeypatch.setenv("PYTHONPATH", ROOT)
     running: list[Running] = []
 
-    def make(mode: str = "normal", memory: int = 1 << 30, limits: Limits | None = None, **settings: Any) -> Running:
+    def make(
+        mode: str = "normal",
+        memory: int = 1 << 30,
+        limits: Limits | None = None,
+        slices_served: list[Slice] | None = None,
+        **settings: Any,
+    ) -> Running:
         config = BrokerConfig(
             socket=str(tmp_path / f"b{len(running)}.sock"),
             executor_command=(sys.executable, FAKE, mode),
@@ -132,7 +139,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
             limits=limits or Limits(start_seconds=20.0, end_seconds=5.0),
             **settings,
         )
-        running.append(Running(config, memory))
+        running.append(Running(config, slices_served or [software_slice(memory)]))
         return running[-1]
 
     yield make
