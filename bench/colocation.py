@@ -28,8 +28,14 @@ from typing import Any
 
 from bench.rounds import Broker, command_for, environment, modes_for, served, write_record
 
-SMOKE = {"matrix": 64, "copy": 1 << 16, "spin": 0.001, "requests": 3, "small": 3, "seconds": 0.3, "memory": "256MiB"}
-FULL = {"matrix": 4096, "copy": 100 << 20, "spin": 0.004, "requests": 60, "small": 60, "seconds": 5, "memory": "4GiB"}
+SMOKE: dict[str, Any] = {
+    **{"matrix": 64, "copy": 1 << 16, "spin": 0.001, "requests": 3, "memory": "256MiB"},
+    **{"small": 1 << 10, "small_requests": 2, "seconds": 0.3},
+}
+FULL: dict[str, Any] = {
+    **{"matrix": 4096, "copy": 100 << 20, "spin": 0.004, "requests": 60, "memory": "4GiB"},
+    **{"small": 1 << 20, "small_requests": 60, "seconds": 5},
+}
 #: For starting a function and for what it measures, in seconds.
 START, DEADLINE = 90.0, 60.0
 
@@ -49,7 +55,7 @@ def worker(kind: str, size: dict[str, Any]) -> None:
     a = cp.random.rand(size["matrix"], size["matrix"], dtype=cp.float32)
     host = cp.cuda.alloc_pinned_memory(size["copy"])
     device = cp.empty(size["copy"], cp.uint8)
-    small = cp.ones(1 << 20, dtype=cp.float32)
+    small = cp.ones(size["small"], dtype=cp.float32)
     stream = cp.cuda.get_current_stream()
 
     def request() -> None:
@@ -86,7 +92,7 @@ def measured(kind: str, once: Callable[[], None], size: dict[str, Any]) -> dict[
             once()
             latencies.append(0.0)
     else:
-        for _ in range(size["requests"] if kind == "request" else size["small"]):
+        for _ in range(size["requests"] if kind == "request" else size["small_requests"]):
             if kind == "small":
                 time.sleep(0.005)
             begin = time.perf_counter()
@@ -153,12 +159,13 @@ class Group:
     def __init__(self, workers: list[Worker]) -> None:
         self._workers = workers
 
-    def measure(self) -> list[dict[str, Any]]:
-        """Run all at the same time and return their results."""
-        for one in self._workers:
+    def measure(self, *only: int) -> list[dict[str, Any]]:
+        """Run all, or `only` some by number, at the same time and return their results."""
+        chosen = [self._workers[number] for number in only] if only else self._workers
+        for one in chosen:
             one.go()
         deadline = time.monotonic() + DEADLINE
-        return [json.loads(one.line(deadline)) for one in self._workers]
+        return [json.loads(one.line(deadline)) for one in chosen]
 
 
 @contextmanager
@@ -199,11 +206,9 @@ def beside_heavy(mode: str, size: str, broker: Broker) -> dict[str, Any]:
     """Return the latencies of a small request beside a heavy neighbour, and the neighbour's rate."""
     row: dict[str, Any] = {"what": "small request beside a heavy neighbour", "mode": mode}
     try:
-        with group(mode, ["small"], size, broker) as running:
-            alone = running.measure()[0]["latencies"]
-        with group(mode, ["heavy"], size, broker) as running:
-            rate = running.measure()[0]
         with group(mode, ["small", "heavy"], size, broker) as running:
+            alone = running.measure(0)[0]["latencies"]
+            rate = running.measure(1)[0]
             small, heavy = running.measure()
     except TooLate as error:
         return {**row, "error": str(error)}
