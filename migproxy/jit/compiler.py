@@ -20,12 +20,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from migproxy import ending
 from migproxy.arena.machine_unsafe import SYMBOLS
 from migproxy.jit import objects_unsafe
 
 _LOCK = threading.Lock()
-_CONTEXT: Any = None
-#: Engines are never freed: addresses of their code are stored in capsules, tables and other machine code.
+#: Engines and their contexts are never freed: addresses of their code are stored in capsules, tables and other machine
+#: code.
 _ENGINES: list[Any] = []
 _cache_directory: Path | None = None
 
@@ -38,10 +39,8 @@ _SOURCES = ("abi", "arena", "jit")
 @cache
 def _llvm() -> Any:
     """Import llvmlite and initialise LLVM for this machine; returns ``llvmlite.binding``."""
-    global _CONTEXT
     import llvmlite.binding as llvm
 
-    _CONTEXT = llvm.create_context()
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     return llvm
@@ -58,7 +57,7 @@ def object_code(assembly: str) -> bytes:
     with _LOCK:
         llvm = _llvm()
         target = _target()
-        module = llvm.parse_assembly(assembly, _CONTEXT)
+        module = llvm.parse_assembly(assembly, llvm.create_context())
         module.verify()
         builder = llvm.create_pass_builder(target, llvm.create_pipeline_tuning_options(speed_level=2))
         builder.getModulePassManager().run(module, builder)
@@ -77,11 +76,19 @@ def load_object(code: bytes, names: Iterable[str]) -> dict[str, int]:
         llvm = _llvm()
         for name, address in SYMBOLS.items():
             llvm.add_symbol(name, address)
-        engine = llvm.create_mcjit_compiler(llvm.parse_assembly("", _CONTEXT), _target())
+        context = llvm.create_context()
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly("", context), _target())
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         engine.finalize_object()
-        _ENGINES.append(engine)
+        _ENGINES.extend((engine, context))
+        ending.at_end(_leave_engines)
         return {name: engine.get_function_address(name) for name in wanted}
+
+
+def _leave_engines() -> None:
+    """Keep the interpreter's end from freeing them: destructors that run later still call their code."""
+    for each in _ENGINES:
+        each.detach()
 
 
 def _find(name: str) -> int | None:

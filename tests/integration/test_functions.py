@@ -75,7 +75,8 @@ def test_threads_submit_at_once(run_script: RunScript) -> None:
 
 def test_a_forked_child_has_its_own_session(run_script: RunScript) -> None:
     done = run_script(
-        "import os, sys, cupy, numpy\n"
+        "import os, sys, warnings, cupy, numpy\n"
+        "warnings.simplefilter('ignore', DeprecationWarning)  # Python 3.12 and later warn of threads, natively too\n"
         "host = numpy.arange(1000)\n"
         "before = cupy.asarray(host)\n"
         "pid = os.fork()\n"

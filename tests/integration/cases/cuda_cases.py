@@ -54,7 +54,7 @@ def compiled(kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["ptx", "cubin"])
 def test_saxpy_by_the_driver(context: Any, kind: str) -> None:
-    module = ok(driver.cuModuleLoadData(np.char.array(compiled(kind))))
+    module = ok(driver.cuModuleLoadData(compiled(kind)))
     kernel = ok(driver.cuModuleGetFunction(module, b"saxpy"))
     stream = ok(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
     x, y = ok(driver.cuMemAlloc(X.nbytes)), ok(driver.cuMemAlloc(Y.nbytes))
