@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from migproxy_plugins.cupy import captured, roles, signatures, tables
 from migproxy_plugins.cupy import objects_unsafe as raw
-from migproxy_plugins.cupy.roles import Kind
+from migproxy_plugins.cupy.roles import NOT_SUPPORTED, Kind
 from migproxy_plugins.cupy.serving import EXTRA, HOST_ONLY, Serving, UnknownObject
 
 from migproxy.errors import CudaError, MigproxyError, ProtocolError
@@ -29,6 +29,10 @@ for _family in ("serving_fft", "serving_random"):
 BAD_HANDLE = {"cublas": 1, "cusolver": 1, "cusparse": 1, "curand": 101, "cufft": 1, "cutensor": 1}
 MAX_OBJECTS = 65_536
 MAX_HOST_BYTES = 1 << 30
+
+
+class NotInThisVersion(MigproxyError):
+    """Another release of CuPy has the function, the executor's has not."""
 
 
 class Context(Protocol):
@@ -109,6 +113,9 @@ class Server(Serving):
                 raise ProtocolError(f"no library {library!r}")
             doc = tables.table(library, self.version)["functions"].get(name)
             if doc is None:
+                if tables.ever(library, name):
+                    # The function's CuPy is another one than the executor's.
+                    raise NotInThisVersion(f"CuPy {self.version or tables.installed_version()} has no {library}.{name}")
                 raise ProtocolError(f"{library} has no function {name!r}")
             found = _Function(library, doc)
             if any(role.kind is Kind.UNDECIDED for role in found.roles):
@@ -124,7 +131,10 @@ class Server(Serving):
         LibraryError
             With the library's own error.
         """
-        order = self._needs_order(library, name)
+        try:
+            order = self._needs_order(library, name)
+        except NotInThisVersion as error:
+            raise LibraryError(self._own_error(library, NOT_SUPPORTED, str(error))) from error
         if self.software and order and captured.capturing(context):
             return self._guarded(context, library, name, lambda: self._record(library, name, arguments), order=False)
         return self._guarded(
@@ -203,7 +213,7 @@ class Server(Serving):
                 self.use_stream()
             return action()
         except UnknownObject as error:
-            raise LibraryError(self._unknown_object(library, error)) from error
+            raise LibraryError(self._own_error(library, BAD_HANDLE, str(error))) from error
         except (MigproxyError, CudaError) as error:
             if isinstance(error, CudaError | ProtocolError) or not hasattr(error, "status"):
                 raise
@@ -227,12 +237,12 @@ class Server(Serving):
             self.context.charge(total - self._pool_bytes)
             self._pool_bytes = total
 
-    def _unknown_object(self, library: str, error: UnknownObject) -> dict[str, Any]:
-        """Return the error with which a library answers a handle that it does not know."""
+    def _own_error(self, library: str, statuses: Mapping[str, int], message: str) -> dict[str, Any]:
+        """Return the library's error with its status of a kind, for what the library never gets to see."""
         short = tables.SHORT_NAMES[library]
         classes = tables.table(library, self.version)["classes"]
         name = next((name for name, entry in classes.items() if "messages" in entry), "RuntimeError")
-        return {"library": library, "type": name, "status": BAD_HANDLE.get(short), "message": str(error)}
+        return {"library": library, "type": name, "status": statuses.get(short), "message": message}
 
     def use_stream(self) -> None:
         """Make the call's stream the current one for the library modules; the software GPU works at once, behind its

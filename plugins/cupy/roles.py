@@ -16,6 +16,8 @@ from functools import cache
 from migproxy_plugins.cupy.device_arguments import DEVICE, NUMBERS
 from migproxy_plugins.cupy.signatures import Signature
 
+#: The status that means "not supported" in each library's own numbering.
+NOT_SUPPORTED = {"cublas": 15, "cusolver": 9, "cusparse": 10, "curand": 103, "cutensor": 15, "cufft": 16, "nccl": 1}
 Values = Mapping[str, int]
 Size = Callable[[str, Values], int]
 

@@ -16,12 +16,10 @@ from typing import Any, NoReturn
 
 from migproxy_plugins.cupy import calls, checks, patching, roles, signatures, tables
 from migproxy_plugins.cupy import objects_unsafe as raw
-from migproxy_plugins.cupy.roles import Kind
+from migproxy_plugins.cupy.roles import NOT_SUPPORTED, Kind
 
 from migproxy.session.api import streams
 
-#: The status that means "not supported" in each library's own numbering.
-NOT_SUPPORTED = {"cublas": 15, "cusolver": 9, "cusparse": 10, "curand": 103, "cutensor": 15, "cufft": 16, "nccl": 1}
 #: As CuPy's messages spell them.
 LIBRARY_NAMES = {"cublas": "cuBLAS", "cusolver": "cuSOLVER", "cusparse": "cuSPARSE", "curand": "cuRAND"}
 #: cuRAND's functions that draw pairs.

@@ -73,6 +73,14 @@ def table_version(version: str) -> str:
     return fitting[-1]
 
 
+@cache
+def ever(module: str, function: str) -> bool:
+    """Whether a module of any recorded version has a function."""
+    return any(
+        recorded(module, version) and function in table(module, version)["functions"] for version in recorded_versions()
+    )
+
+
 def recorded(module: str, version: str | None = None) -> bool:
     """Whether this CuPy has the module as compiled code."""
     chosen = table_version(version or installed_version())

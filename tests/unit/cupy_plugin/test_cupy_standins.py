@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cupy_loopback import Loopback, loopback
-from migproxy_plugins.cupy import standin, tables
+from migproxy_plugins.cupy import roles, signatures, standin, tables
 
 from migproxy.errors import ProtocolError
 
@@ -137,3 +137,31 @@ def test_curand_refuses_odd_counts_of_normal_values(loopback):
         curand.generateNormalDouble(generator, pointer(values), 3, 0.0, 1.0)
     curand.generateNormalDouble(generator, pointer(values), 4, 0.0, 1.0)
     assert values.all()
+
+
+@pytest.mark.parametrize(
+    ("library", "function", "executor_has"),
+    [("cusparse", "spGEAM_createDescr", "14.0.1"), ("cusolver", "xgeev_bufferSize", "13.6.0")],
+)
+def test_what_the_executors_release_lacks_is_refused_by_the_library(loopback, library, function, executor_has):
+    """Function and executor may hold different releases of CuPy."""
+    module = standin.make(f"cupy_backends.cuda.libs.{library}")
+    loopback.server.version = executor_has
+    error = next(iter(module._migproxy_library.errors.values()))
+    names = signatures.parse(module._migproxy_library.facts["functions"][function]).arguments
+    with pytest.raises(error) as caught:
+        getattr(module, function)(*([1] * len(names)))
+    assert caught.value.status == roles.NOT_SUPPORTED[library]
+
+
+def test_functions_of_one_name_take_the_same_arguments_in_every_release():
+    """What lets a function's and an executor's CuPy differ."""
+    seen: dict[tuple[str, str], tuple[str, list[str]]] = {}
+    for version in tables.recorded_versions():
+        for module in tables.SHORT_NAMES:
+            if not tables.recorded(module, version):
+                continue
+            for name, doc in tables.table(module, version)["functions"].items():
+                arguments = [argument.name for argument in signatures.parse(doc).arguments]
+                before = seen.setdefault((module, name), (version, arguments))
+                assert before[1] == arguments, (module, name, before[0], version)
