@@ -219,7 +219,9 @@ def main() -> int:
                 if time.monotonic() - begin > arguments.budget:
                     rows += [{**each, "root": "", "error": "no time was left"} for each in chosen[number:]]
                     break
-                rows.append(measure(runners, program, seconds, arguments.limit, 3 * arguments.limit))
+                # NumPy's own result takes its time.
+                load_limit = 60.0 if program["suite"] == "rodinia" else 3 * arguments.limit
+                rows.append(measure(runners, program, seconds, arguments.limit, load_limit))
                 print(describe(rows[-1]), flush=True)
                 write_record(arguments.out, "applications", broker.gpu, arguments.size, rows=rows, bands=bands(rows))
         finally:

@@ -423,7 +423,7 @@ def kmeans(points: int, steps: int, features: int = 16, clusters: int = 5) -> Pr
 
 PROGRAMS: dict[str, dict[str, Callable[[], Program]]] = {
     "bfs": {"smoke": lambda: bfs(500), "full": lambda: bfs(1 << 20)},
-    "hotspot": {"smoke": lambda: hotspot(48, 4), "full": lambda: hotspot(1024, 200)},
+    "hotspot": {"smoke": lambda: hotspot(48, 4), "full": lambda: hotspot(1024, 100)},
     "pathfinder": {"smoke": lambda: pathfinder(300, 6), "full": lambda: pathfinder(100_000, 400)},
     "gaussian": {"smoke": lambda: gaussian(24), "full": lambda: gaussian(768)},
     "srad": {"smoke": lambda: srad(32, 2), "full": lambda: srad(1024, 40)},

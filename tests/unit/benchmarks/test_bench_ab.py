@@ -110,7 +110,7 @@ class Repository:
 
     def compare(self, base: str, head: str) -> Finished:
         """Run the comparison."""
-        words = ["-m", "bench", "ab", base, head, str(self.benchmark), "--rounds", "7", "--size", "smoke"]
+        words = ["-m", "bench", "ab", base, head, str(self.benchmark), "--rounds", "6", "--size", "smoke"]
         return run_command([sys.executable, *words], cwd=self.folder, timeout=400, env={"PYTHONPATH": ""})
 
 
