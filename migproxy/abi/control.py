@@ -52,6 +52,8 @@ class DeviceFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ``CUlimit`` values of the context.
     context_bytes : int
         Device memory taken by the context, charged to the quota.
+    checks_memory : bool
+        The device wants to be told of allocations and frees: it examines what kernels access.
     """
 
     kind: str
@@ -65,6 +67,7 @@ class DeviceFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stream_priorities: tuple[int, int]
     limits: dict[int, int]
     context_bytes: int
+    checks_memory: bool = False
 
 
 class Hello(Message, frozen=True):
@@ -144,7 +147,8 @@ class SessionSpec(Message, frozen=True):
     `kernel_seconds` is how long work may be on its way without progress until it counts as hung; 0: for ever. With
     `lease_place` ≥ 0 one more descriptor follows, that of the slice's lease page (`migproxy.abi.lease`); with
     `account_place` ≥ 0 another one, the function's quota account (`migproxy.arena.account`); with `stdio` two more, the
-    function's stdout and stderr.
+    function's stdout and stderr. `handles`, `modules` and `kernels` are the most that the function may keep, all its
+    sessions together; 0: no limit.
     """
 
     protocol: int
@@ -161,6 +165,9 @@ class SessionSpec(Message, frozen=True):
     kernel_seconds: float = 0.0
     account_place: int = -1
     stdio: bool = False
+    handles: int = 0
+    modules: int = 0
+    kernels: int = 0
 
 
 class Ready(Message, frozen=True):

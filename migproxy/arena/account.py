@@ -1,8 +1,8 @@
-"""One function's quota, shared by the sessions of its process tree: a page with one line for each of them.
+"""One function's quota, shared by the sessions of its process tree: a page with a place for each of them.
 
-Each executor writes what its session uses into its own line; all read all lines. The broker makes the page, hands out
-the places and clears the line of a session that ended. A function gets the page read-only, so that its allocations
-fail in the call.
+Each executor writes what its session uses into its own place of each column: bytes of device memory, and how many
+handles, modules and kernels it keeps. All read all places. The broker makes the page, hands out the places and clears
+that of a session that ended. A function gets the page read-only, so that its allocations fail in the call.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from collections.abc import Iterator
 
 #: Sessions of one function, at most.
 PLACES = 512
-_LINES = struct.Struct(f"<{PLACES}Q")
-PAGE_SIZE = _LINES.size
+_COLUMN = struct.Struct(f"<{PLACES}Q")
+BYTES, HANDLES, MODULES, KERNELS = range(4)
+PAGE_SIZE = 4 * _COLUMN.size
 
 
 class QuotaAccount:
@@ -46,10 +47,14 @@ class QuotaAccount:
         self._place = place
         self.quota = quota
 
-    def others(self) -> int:
-        """Return the bytes that the function's other sessions use; 0 for nearly every function."""
-        lines: tuple[int, ...] = _LINES.unpack_from(self._memory)
-        return sum(lines) - lines[self._place]
+    def others(self, column: int = BYTES) -> int:
+        """Return what the function's other sessions use of something; 0 for nearly every function."""
+        places: tuple[int, ...] = _COLUMN.unpack_from(self._memory, column * _COLUMN.size)
+        return sum(places) - places[self._place]
+
+    def count(self, column: int, number: int) -> None:
+        """Enter how many handles, modules or kernels this session keeps."""
+        struct.pack_into("<Q", self._memory, column * _COLUMN.size + 8 * self._place, number)
 
     def charge(self, total: int) -> bool:
         """Enter that this session uses `total` bytes now; False, and nothing entered, if the quota does not allow
@@ -78,5 +83,6 @@ class QuotaAccount:
 
 
 def clear_line(fd: int, place: int) -> None:
-    """Clear the line of a session that has ended."""
-    os.pwrite(fd, bytes(8), 8 * place)
+    """Clear the place of a session that has ended."""
+    for column in (BYTES, HANDLES, MODULES, KERNELS):
+        os.pwrite(fd, bytes(8), column * _COLUMN.size + 8 * place)

@@ -15,7 +15,9 @@ class Limits:
     sessions : int
         Sessions (processes) of one function at a time.
     arena_bytes : int
-        Shared memory of one session's arena.
+        Shared memory of all its sessions' arenas, which the driver pins.
+    handles, modules, kernels : int
+        Objects of all kinds, modules and libraries, kernels of them: what its executors keep for it; 0: no limit.
     connections : int
         Control connections of one uid.
     start_seconds : float
@@ -32,6 +34,9 @@ class Limits:
 
     sessions: int = 64
     arena_bytes: int = 16 << 30
+    handles: int = 1 << 20
+    modules: int = 1 << 14
+    kernels: int = 1 << 16
     connections: int = 256
     start_seconds: float = 120.0
     hello_seconds: float = 10.0

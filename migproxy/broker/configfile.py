@@ -93,6 +93,9 @@ def _device(where: str, value: Any) -> str:
 _LIMITS: dict[str, Callable[[str, Any], Any]] = {
     "sessions": _count,
     "arena_bytes": _size,
+    "handles": _count,
+    "modules": _count,
+    "kernels": _count,
     "connections": _count,
     "start_seconds": _seconds,
     "hello_seconds": _seconds,

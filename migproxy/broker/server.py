@@ -16,7 +16,7 @@ import traceback
 from collections import Counter
 from types import FrameType
 
-from migproxy.abi import control
+from migproxy.abi import control, layout
 from migproxy.abi.control import Hello, Message
 from migproxy.abi.lease import DEFAULT_MODE
 from migproxy.abi.protocol import PROTOCOL_VERSION
@@ -311,6 +311,9 @@ class Broker:
         """Reserve, make the arena and start the executor. Closes `fds` on success, raises `Denied` otherwise."""
         session_id = secrets.token_hex(6)
         function_id = hello.function_id or secrets.token_hex(8)
+        first, limit = segments.round_up(layout.HEAP_OFFSET + self.config.heap_bytes), self.config.limits.arena_bytes
+        if self._arena_bytes(function_id) + first > limit:
+            raise admission.Denied("busy", f"the arenas of this function's sessions would exceed {format_size(limit)}")
         granted = admission.admit(hello, client.uid, session_id, function_id, self.slices, self.ledgers, self.config)
         session = Session(session_id, function_id, client.uid, hello, granted.slice, granted.quota)
         try:
@@ -356,6 +359,9 @@ class Broker:
                 kernel_seconds=self.config.kernel_seconds,
                 account_place=session.account_place,
                 stdio=bool(fds),
+                handles=self.config.limits.handles,
+                modules=self.config.limits.modules,
+                kernels=self.config.limits.kernels,
             ),
             [*session.segment_fds, *lease_fds, account.fd, *fds],
         )
@@ -440,6 +446,10 @@ class Broker:
         finally:
             os.close(readable)
 
+    def _arena_bytes(self, function_id: str) -> int:
+        """Return the shared memory that a function's sessions have, which the driver pins."""
+        return sum(each.arena_bytes for each in self.sessions.values() if each.function_id == function_id)
+
     def _grow(self, client: Client, message: control.GrowArena) -> None:
         session = self._by_client.get(client)
         if session is None or session.state != "running" or session.executor is None:
@@ -448,8 +458,10 @@ class Broker:
         limit = self.config.limits.arena_bytes
         if message.size <= 0:
             client.send(control.Grown(0, "a segment has a positive size"))
-        elif session.arena_bytes + size > min(limit, session.hello.windows.arena_size):
-            client.send(control.Grown(0, f"the arena would exceed {format_size(limit)}"))
+        elif session.arena_bytes + size > session.hello.windows.arena_size:
+            client.send(control.Grown(0, f"the arena would exceed {format_size(session.hello.windows.arena_size)}"))
+        elif self._arena_bytes(session.function_id) + size > limit:
+            client.send(control.Grown(0, f"the function's arenas would exceed {format_size(limit)}"))
         else:
             number = len(session.segment_fds) + len(session.growing)
             try:

@@ -9,12 +9,22 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from migproxy.abi import layout
+from migproxy.arena.account import HANDLES, KERNELS, MODULES, QuotaAccount
 from migproxy.errors import CudaError
 
 if TYPE_CHECKING:
     from migproxy.executor.pump_tables import PumpTables
 
 CUDA_ERROR_INVALID_HANDLE = 400
+
+_COLUMN_NAMES = {HANDLES: "handles", MODULES: "modules", KERNELS: "kernels"}
+
+
+def _columns(kind: int) -> tuple[int, ...]:
+    """Return what a handle of a kind counts as."""
+    if kind in (layout.KIND_MODULE, layout.KIND_LIBRARY):
+        return HANDLES, MODULES
+    return (HANDLES, KERNELS) if kind == layout.KIND_FUNCTION else (HANDLES,)
 
 
 class Handles:
@@ -24,16 +34,37 @@ class Handles:
     ----------
     mirror : PumpTables, optional
         Is told of every change, for the hot path.
-    limit : int
-        The most handles one session may hold.
     """
 
-    def __init__(self, mirror: PumpTables | None = None, limit: int = 1 << 20) -> None:
+    def __init__(self, mirror: PumpTables | None = None) -> None:
         self._mirror = mirror
+        self._account: QuotaAccount | None = None
+        self._limits: dict[int, int] = {}
+        self._counts: Counter[int] = Counter()
         self._tables: dict[int, dict[int, int]] = {}
         self._next: Counter[int] = Counter()
-        self._count = 0
-        self._limit = limit
+
+    def limit(self, handles: int, modules: int, kernels: int, account: QuotaAccount | None) -> None:
+        """Set the most that the function may keep, all its sessions together; 0: no limit.
+
+        Events that the hot path makes and ends by itself do not count: its table bounds them.
+        """
+        self._account = account
+        self._limits = {HANDLES: handles, MODULES: modules, KERNELS: kernels}
+
+    def require_room(self, kind: int) -> None:
+        """Raise CudaError(2) if the function may keep no further object of a kind; ask before making a costly one."""
+        for column in _columns(kind):
+            limit = self._limits.get(column, 0)
+            others = self._account.others(column) if self._account is not None and limit else 0
+            if limit and self._counts[column] + others >= limit:
+                raise CudaError(2, f"the function keeps {limit} {_COLUMN_NAMES[column]}, which is its limit")
+
+    def _change(self, kind: int, by: int) -> None:
+        for column in _columns(kind):
+            self._counts[column] += by
+            if self._account is not None:
+                self._account.count(column, self._counts[column])
 
     def add(self, kind: int, real: int) -> int:
         """Enter a real object under a new handle of this side's choosing, and return the handle."""
@@ -48,7 +79,7 @@ class Handles:
         Raises
         ------
         CudaError
-            400 when the handle is not of this kind or already in use, 2 when the session holds too many.
+            400 when the handle is not of this kind or already in use, 2 when the function keeps too many.
         """
         if kind == layout.KIND_EVENT and self._mirror is not None and self._mirror.holds_event(handle):
             if self._mirror.event(handle):
@@ -58,10 +89,9 @@ class Handles:
         table = self._tables.setdefault(kind, {})
         if handle >> layout.HANDLE_KIND_SHIFT != kind or handle in table:
             raise CudaError(CUDA_ERROR_INVALID_HANDLE, f"{layout.KIND_NAMES.get(kind, kind)} handle {handle:#x}")
-        if self._count >= self._limit:
-            raise CudaError(2, f"more than {self._limit} handles")
+        self.require_room(kind)
         table[handle] = real
-        self._count += 1
+        self._change(kind, 1)
         if self._mirror is not None:
             self._mirror.enter(kind, handle, real)
 
@@ -90,7 +120,7 @@ class Handles:
         if kind == layout.KIND_EVENT and self._mirror is not None and self._mirror.holds_event(handle):
             return self._mirror.remove_event(handle)
         del self._tables[kind][handle]
-        self._count -= 1
+        self._change(kind, -1)
         if self._mirror is not None:
             self._mirror.remove(kind, handle)
         return real

@@ -71,9 +71,11 @@ def serve(spec: control.SessionSpec, fds: list[int], sock: socket.socket) -> Non
     consumer = Consumer(arena_base, [(heap_start, arena_end - heap_start)])
     window = device_base, device_base + spec.windows.device_size
     tables = PumpTables(driver, arena_base, (heap_start, arena_end), window)
-    memory = DeviceMemory(driver, device_base, spec.windows.device_size, spec.quota, tables, _open_account(spec, fds))
+    account = _open_account(spec, fds)
+    memory = DeviceMemory(driver, device_base, spec.windows.device_size, spec.quota, tables, account)
     memory.charge_other(context_bytes)
     state = SessionState(driver, consumer, memory, tables, spec, facts)
+    state.handles.limit(spec.handles, spec.modules, spec.kernels, account)
     state.host_functions = HostFunctions(state)
     state.plugins = PluginHost(state, spec.plugins)
     state.process_memory = process

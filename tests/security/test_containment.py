@@ -251,3 +251,45 @@ time.sleep(60)
     until(lambda: not alive(row.executor_pid), 20.0)
     until(lambda: [each.pid for each in broker.rows()] == [other.pid], 10.0)
     assert broker.row_of(other).state == "running"
+
+
+def test_what_a_function_keeps_is_limited(tmp_path: Path) -> None:
+    """Modules, kernels and handles of one function, by the broker's configuration; another one has its own."""
+    config = tmp_path / "broker.toml"
+    config.write_text("[limits]\nmodules = 5\nkernels = 4\nhandles = 40\n")
+    broker = RealBroker(str(tmp_path / "b.sock"), "--config", str(config))
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from victim import PTX
+from migproxy.errors import CudaError
+from migproxy.session import api
+api.init(); api.ensure_context()
+def count(make):
+    made = []
+    try:
+        while len(made) < 100:
+            made.append(make())
+    except CudaError as error:
+        return made, error.status
+    return made, 0
+def stream():
+    api.stream_create()  # waits for no answer
+    api.context_synchronize()
+modules, status = count(lambda: api.module_load(PTX))
+unused = iter(modules)
+kernels, of_kernels = count(lambda: api.module_function(next(unused), b"add_one"))
+streams, of_streams = count(stream)
+print(len(modules), status, len(kernels), of_kernels, len(streams), of_streams, flush=True)
+api.module_unload(modules.pop())
+api.module_load(PTX)
+print("went-on", flush=True)
+"""
+    try:
+        functions = [broker.start(code), broker.start(code)]
+        for function in functions:
+            # 5 modules and 4 kernels are 9 of the 40 handles.
+            assert line(function) == "5 2 4 2 31 2"
+            assert line(function) == "went-on"
+    finally:
+        broker.close()

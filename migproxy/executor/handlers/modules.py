@@ -70,6 +70,7 @@ def may_print(image: bytes) -> bool:
 @handles(Op.MODULE_LOAD)
 def module_load(state: SessionState, command: Command) -> Result:
     image, options = _decode_image(command.payload)
+    state.handles.require_room(layout.KIND_MODULE)
     module = _load(state, image, options, library=False)
     return state.handles.add(layout.KIND_MODULE, module).to_bytes(8, "little")
 
@@ -77,6 +78,7 @@ def module_load(state: SessionState, command: Command) -> Result:
 @handles(Op.LIBRARY_LOAD)
 def library_load(state: SessionState, command: Command) -> Result:
     image, options = _decode_image(command.payload)
+    state.handles.require_room(layout.KIND_LIBRARY)
     library = _load(state, image, options, library=True)
     return state.handles.add(layout.KIND_LIBRARY, library).to_bytes(8, "little")
 

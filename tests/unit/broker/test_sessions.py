@@ -56,6 +56,24 @@ def test_the_arena_grows_until_its_cap(start: Start) -> None:
     assert len(peer.fds) == len(welcome.segment_sizes) + 1
 
 
+def test_the_arenas_of_a_functions_sessions_count_together(start: Start) -> None:
+    running = start(limits=Limits(arena_bytes=16 << 20, start_seconds=20.0), memory=4 << 30)
+    first, second, third = (running.peer() for _ in range(3))
+    of_one = {"function_id": "function-1"}
+    arena = sum(first.open(**of_one).segment_sizes)
+    assert second.open(**of_one).segment_sizes == [arena]
+    room = (16 << 20) - 2 * arena
+    refused = first.ask_function(control.GrowArena(room + (2 << 20)))
+    assert refused.size == 0
+    assert "16MiB" in refused.reason
+    assert first.ask_function(control.GrowArena(room)).size == room
+    third.send(hello(**of_one))
+    denied = third.receive()
+    assert isinstance(denied, control.Refused)
+    assert "16MiB" in denied.reason
+    assert running.peer().open(function_id="function-2").segment_sizes == [arena]
+
+
 def test_a_segment_that_the_executor_cannot_map_is_not_handed_out(start: Start) -> None:
     peer = start("unmappable").peer()
     peer.open()
