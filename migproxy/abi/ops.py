@@ -62,6 +62,7 @@ class Op(IntEnum):
     COPY_BOX = 51
     COPY_BOX_DEVICE = 52
     LATE_ERROR = 53
+    ALLOCATION = 54
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,4 +134,5 @@ OPERATIONS: dict[Op, OpFacts] = {
     Op.COPY_BOX_DEVICE: _facts(lease=True),
     Op.LIBRARY_QUERY: _facts(),
     Op.LATE_ERROR: _facts(waits=True),
+    Op.ALLOCATION: _facts(),
 }

@@ -41,6 +41,14 @@ class _Base:
 
     kind = ""
 
+    @property
+    def checks_memory(self) -> bool:
+        """Whether the device wants to know every allocation that a function places."""
+        return False
+
+    def note_allocation(self, address: int, size: int) -> None:
+        """Say that a function placed an allocation, or (size 0) freed it; only for a device that `checks_memory`."""
+
     def status(self, name: str, *arguments: int) -> int:
         raise NotImplementedError
 
@@ -128,6 +136,15 @@ class SoftwareDriver(_Base):
         from migproxy.softgpu.libcuda import SoftCuda
 
         self.device = SoftCuda()
+
+    @property
+    def checks_memory(self) -> bool:
+        """Whether kernels run in check mode."""
+        return bool(self.device.checks_memory)
+
+    def note_allocation(self, address: int, size: int) -> None:
+        """Say that a function placed an allocation, or freed it."""
+        self.device.note_allocation(address, size)
 
     def status(self, name: str, *arguments: int) -> int:
         function = getattr(self.device, name, None)

@@ -64,4 +64,5 @@ def read_facts(driver: AnyDriver, quota: int, context_bytes: int) -> control.Dev
         stream_priorities=(least.value, greatest.value),
         limits=limits,
         context_bytes=context_bytes,
+        checks_memory=driver.checks_memory,
     )

@@ -48,10 +48,16 @@ class DeviceMemory:
         Bytes of device memory the function may use in all.
     account : QuotaAccount, optional
         What the function's other sessions use of the quota.
+    tells : bool
+        The device wants to know every allocation: the software GPU in check mode.
     """
 
-    def __init__(self, session: Session, base: int, size: int, quota: int, account: QuotaAccount | None = None) -> None:
+    def __init__(
+        self, session: Session, base: int, size: int, quota: int, account: QuotaAccount | None = None, *,
+        tells: bool = False,
+    ) -> None:  # fmt: skip
         self._account = account
+        self._tells = tells
         self.lock = threading.RLock()
         self._session = session
         self.base = base
@@ -148,6 +154,8 @@ class DeviceMemory:
                 raise CudaError(CUDA_ERROR_OUT_OF_MEMORY)
             self._sizes[address] = size
             bisect.insort(self._starts, address)
+            if self._tells:
+                self._session.post(Op.ALLOCATION, layout.RANGE.pack(address, size))
             return address
 
     def free(self, pointer: int) -> None:
@@ -168,6 +176,8 @@ class DeviceMemory:
             self._session.ring.forget_range(pointer)
             self._frees += 1
             self._quarantine.append((self._frees, pointer, _rounded(size)))
+            if self._tells:
+                self._session.post(Op.ALLOCATION, layout.RANGE.pack(pointer, 0))
             self._session.post(Op.FREE_MARK, b"")
 
     # -- internals; all need the lock ------------------------------------------------------------------------------

@@ -73,8 +73,9 @@ class Session:
         self._protected = fork_unsafe.Protected(self._segments, self.heap, self.ring)
         fork_unsafe.protect(self._protected)
         self.device = DeviceMemory(
-            self, windows.device_base, windows.device_size // 2, welcome.quota, connection.account
-        )
+            self, windows.device_base, windows.device_size // 2, welcome.quota, connection.account,
+            tells=self.facts.checks_memory,
+        )  # fmt: skip
         self._in_use: deque[tuple[int, int]] = deque()
         self._in_use_lock = threading.Lock()
         self._lost_reason = ""

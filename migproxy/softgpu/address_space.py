@@ -99,6 +99,7 @@ class AddressSpace:
         self._touching = 0
         self._quiet = threading.Condition(self.lock)
         self._buffer_ids = 0
+        self._noted: dict[int, int] | None = None
 
     # ---- who may touch what -------------------------------------------------------------------------------------
 
@@ -125,11 +126,25 @@ class AddressSpace:
         if size > 0 and not self.accessible(address, size):
             raise CudaError(code, f"[{address:#x}, {address + size:#x}) is not accessible device memory")
 
+    def note(self, base: int, size: int) -> None:
+        """For check mode: an allocation that the application placed in a mapping, or (size 0) gave up."""
+        with self.lock:
+            if self._noted is None:
+                self._noted = {}
+            written.forget(base)
+            self._noted.pop(base, None)
+            if size:
+                self._noted[base] = size
+                written.track(base, size)
+
     def bounds(self) -> list[tuple[int, int, int]]:
         """What kernels may access, for check mode: start, end, and the record of what was written (0: all)."""
         with self.lock:
             found = [(item.base, item.base + item.size, written.record(item.base)) for item in self.allocations]
-            found += [(item.base, item.base + item.size, 0) for item in self.mappings if any(item.access.values())]
+            if self._noted is None:
+                found += [(item.base, item.base + item.size, 0) for item in self.mappings if any(item.access.values())]
+            else:
+                found += [(base, base + size, written.record(base)) for base, size in self._noted.items()]
             found += [(item.base, item.base + item.size, 0) for item in self.host]
         return sorted(found)
 

@@ -15,6 +15,8 @@ from typing import cast
 
 from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
+from migproxy.softgpu import written_unsafe as written
+from migproxy.softgpu.arrays import quiet
 from migproxy.softgpu.c_entries_unsafe import CEntries
 from migproxy.softgpu.card import CardSpec
 from migproxy.softgpu.link import LinkApi
@@ -67,6 +69,21 @@ class SoftCuda(LinkApi):
             return status.NOT_SUPPORTED
 
         return refuse
+
+    @property
+    def checks_memory(self) -> bool:
+        """Whether kernels run in check mode, which wants to know every allocation."""
+        return written.enabled()
+
+    def note_allocation(self, address: int, size: int) -> None:
+        """For check mode: an application placed an allocation in mapped memory, or (size 0) gave it up.
+
+        From the first one on, kernels may access what was noted, and no longer all that is mapped.
+        """
+        if not size:
+            for context in list(self.primary.values()):
+                quiet(context)  # launches before this may still use it
+        self.space.note(address, size)
 
     def has(self, name: str) -> bool:
         """Whether a driver function is there."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 import threading
 from bisect import bisect_right, insort
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from migproxy.softgpu import memory_unsafe as raw
 
@@ -19,6 +21,9 @@ _lock = threading.Lock()
 #: Base → (size, address of the record).
 _records: dict[int, tuple[int, int]] = {}
 _bases: list[int] = []
+#: Launches that may still use records, and the records (address, size) that were dropped meanwhile.
+_launches = 0
+_dropped: list[tuple[int, int]] = []
 
 
 def enabled() -> bool:
@@ -44,7 +49,31 @@ def forget(base: int) -> None:
     with _lock:
         size, address = _records.pop(base)
         _bases.remove(base)
-    raw.unreserve(address, size)
+        _dropped.append((address, size))
+    _sweep()
+
+
+def _sweep() -> None:
+    with _lock:
+        gone = [] if _launches else _dropped[:]
+        if gone:
+            _dropped.clear()
+    for address, size in gone:
+        raw.unreserve(address, size)
+
+
+@contextmanager
+def launching() -> Iterator[None]:
+    """Keep records that a launch knows, even of memory that is freed while it runs."""
+    global _launches
+    with _lock:
+        _launches += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _launches -= 1
+        _sweep()
 
 
 def record(address: int) -> int:

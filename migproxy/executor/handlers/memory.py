@@ -43,6 +43,15 @@ def unmap_memory(state: SessionState, command: Command) -> Result:
     return None
 
 
+@handles(Op.ALLOCATION)
+def note_allocation(state: SessionState, command: Command) -> Result:
+    address, size = layout.RANGE.unpack_from(command.payload)
+    if size:
+        state.memory.check_range(address, size)
+    state.driver.note_allocation(address, size)
+    return None
+
+
 @handles(Op.FREE_MARK)
 def free_mark(state: SessionState, command: Command) -> Result:
     state.mark_free()

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from migproxy.errors import KernelFault, PtxError
@@ -186,7 +187,7 @@ class Kernel:
         run = native.runtime().run
         pool = workers.pool()
         faults: list[KernelFault] = []
-        table = _allocation_table(self._module) if checked else None
+        table: ctypes.Array[ctypes.c_uint64] | None = None
 
         def part() -> None:
             context = pool.take()
@@ -199,6 +200,18 @@ class Kernel:
             finally:
                 pool.give(context)
 
+        with written_unsafe.launching() if checked else nullcontext():
+            table = _allocation_table(self._module) if checked else None
+            self._run(part, wanted, together=together)
+        if faults:
+            raise faults[0]
+        if heavy:
+            self._tuner.spent(time.perf_counter() - started)
+
+    @staticmethod
+    def _run(part: Callable[[], None], wanted: int, *, together: bool) -> None:
+        """Have so many threads do their part of a launch."""
+        pool = workers.pool()
         if wanted == 1:
             part()
         elif together:
@@ -215,10 +228,6 @@ class Kernel:
                 part()
             finally:
                 ticket.close()
-        if faults:
-            raise faults[0]
-        if heavy:
-            self._tuner.spent(time.perf_counter() - started)
 
     def _locate(self, context: workers.Context, grid: Dim, block: Dim, record: int) -> None:
         """Run the faulting block again, each thread noting its number first, so that the fault can be named.
