@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from migproxy.testing.machine import SOFTWARE, device_name
 from migproxy.testing.pairs import Comparison, compare_all
 from migproxy.testing.plugin import run_child, scratch
 from migproxy.testing.processes import child_environment, functions_environment
@@ -48,8 +49,23 @@ def run_both(config: pytest.Config, arguments: list[str]) -> int:
     if config.getoption("--migproxy-report"):
         from migproxy.testing.report import write_report
 
-        print("report:", write_report(Path(config.getoption("--migproxy-report")), rows, command=sys.argv))
+        gpu = devices(os.environ.get("MIGPROXY_DEVICE", ""))
+        print("report:", write_report(Path(config.getoption("--migproxy-report")), rows, command=sys.argv, gpu=gpu))
     return 0 if same else 1
+
+
+def devices(asked: str) -> str:
+    """Return the device of both modes as the report names it; natively nothing runs on the software GPU.
+
+    Parameters
+    ----------
+    asked : str
+        What functions are told to use, as ``--device``.
+    """
+    native = device_name()
+    if asked != "software" or native == SOFTWARE:
+        return native
+    return f"{SOFTWARE} (proxied) beside {native} (native): not comparable"
 
 
 def _one(

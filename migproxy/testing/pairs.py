@@ -95,8 +95,9 @@ def compare_all(
     for name, values in logs.items():
         low, high = (math.exp(bound) for bound in _interval(values, ALPHA / len(logs), seed))
         verdict = _verdict(low, high, chances[name], len(values), tolerance)
-        middles = [statistics.median(side) for side in samples[name]]
-        rows.append(Comparison(name, *middles, math.exp(statistics.median(values)), low, high, chances[name], verdict))
+        before, after = (statistics.median(side) for side in samples[name])
+        ratio = math.exp(statistics.median(values))
+        rows.append(Comparison(name, before, after, ratio, low, high, chances[name], verdict))
     return rows
 
 
