@@ -138,9 +138,16 @@ def structural_sum(a: Any, b: Any, alpha: Any, beta: Any) -> Any:
     return _from_keys(keys, values, a.shape)
 
 
+#: "Insufficient resources", and the most entries that a product may have: more do not fit 32-bit offsets.
+INSUFFICIENT_RESOURCES, MOST_ENTRIES = 11, (1 << 31) - 1
+
+
 def structural_product(a: Any, b: Any, alpha: Any) -> Any:
     """Return alpha·A·B with an entry wherever the patterns meet, even where terms cancel; columns are sorted."""
     a, b = a.tocsr(), b.tocsr()
+    most = min(int(np.diff(b.indptr)[a.indices].sum(dtype=np.int64)), a.shape[0] * b.shape[1])
+    if most > MOST_ENTRIES:
+        raise CuSparseError(INSUFFICIENT_RESOURCES, f"a product of up to {most} entries")
     ones = [sparse.csr_array((np.ones(m.nnz, np.int64), m.indices, m.indptr), m.shape) for m in (a, b)]
     keys, _ = _keys(ones[0] @ ones[1])
     keys_ab, values_ab = _keys(a @ b)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from migproxy.softgpu.libraries import cusparse
+from migproxy.softgpu.libraries import cusparse, cusparse_generic
 from migproxy.softgpu.libraries.status import CuSparseError
 
 from .conftest import draw, tolerance
@@ -349,3 +349,10 @@ def test_descriptors(put):
     cusparse.destroy(handle)
     with pytest.raises(CuSparseError, match=r"cusparse.sbsrilu02 is not supported"):
         cusparse.sbsrilu02()
+
+
+def test_a_product_that_no_memory_holds_is_refused_at_once():
+    columns = np.zeros(100_000, np.int32)
+    tall = sparse.csr_array((np.ones(100_000), columns, np.arange(100_001)), (100_000, 1))
+    with pytest.raises(CuSparseError, match="INSUFFICIENT_RESOURCES"):
+        cusparse_generic.structural_product(tall, tall.T, 1.0)
