@@ -94,6 +94,36 @@ def mark(name: str, tables: dict[int, dict[str, Any]]) -> str:
     return f"`{name}`" if len(majors) == len(tables) else f"`{name}` ({majors[0]})"
 
 
+def plugin_section() -> Iterator[str]:
+    """Yield the section of the libraries that plugins carry, from their tables of operations."""
+    from migproxy_plugins.cupy import tables
+    from migproxy_plugins.cupy.operations import operations
+
+    newest = tables.recorded_versions()[-1]
+    yield "## Libraries of plugins\n"
+    yield (
+        "From the plugins' tables of operations ([plugins](plugins.md)). **By the library**: the executor calls the "
+        "real library's\nfunction, or NumPy's counterpart on the software GPU. **By hand**: a function of the "
+        "plugin's executor half, under its name\non the wire. **In the function**: no call.\n"
+    )
+    yield f"CuPy {newest}:\n"
+    yield "| module | by the library | by hand | in the function | refused |"
+    yield "|---|--:|--:|--:|--:|"
+    refused: dict[str, list[str]] = defaultdict(list)
+    for each in operations(newest):
+        counts = defaultdict(int)
+        for operation in each.operations.values():
+            counts[operation.served] += 1
+            if operation.refused:
+                refused[operation.refused].append(f"`{each.module.rpartition('.')[2]}.{operation.name}`")
+        columns = ("by the library", "by hand", "in the function", "refused")
+        yield f"| `{each.module}` | {' | '.join(str(counts[column]) for column in columns)} |"
+    yield "\n**Refused:**\n"
+    for why, names in sorted(refused.items()):
+        yield f"- {why}: {', '.join(names)}"
+    yield ""
+
+
 def page() -> str:
     """Return the whole page."""
     from migproxy_plugins.cuda.runtime_entries import runtime_treatment
@@ -104,6 +134,7 @@ def page() -> str:
         *suites(),
         *api_section("driver", "Driver API (`cuda.bindings.driver`)", driver_treatment),
         *api_section("runtime", "Runtime API (`cuda.bindings.runtime`)", runtime_treatment),
+        *plugin_section(),
     ]
     return "\n".join(parts).rstrip() + "\n"
 

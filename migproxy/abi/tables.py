@@ -50,6 +50,7 @@ class Kind(Enum):
     SCRATCH = "host buffer, scratch"
     STRUCT = "struct"  #: passed by its address
     STREAM = "stream"
+    VALUE = "value"  #: anything plain; the function that serves the operation by hand checks it
     ARRAY = "device array"  #: anything that the plugin's function half describes by address, shape, strides and type
 
 
@@ -178,6 +179,11 @@ def stream(name: str = "stream") -> Argument:
     return Argument(name, Kind.STREAM)
 
 
+def value(name: str) -> Argument:
+    """Anything plain (numbers, text, bytes, lists): only where a function of the plugin serves the operation."""
+    return Argument(name, Kind.VALUE)
+
+
 def array(name: str, *, optional: bool = False) -> Argument:
     """A device array, described by address, shape, strides and type."""
     return Argument(name, Kind.ARRAY, optional=optional)
@@ -206,6 +212,8 @@ class Operation:
     stream_role : str
         ``"set"`` (handle, stream) or ``"get"`` (handle): the function remembers the object's stream, and the executor
         gives it to the library's object before a call; the operation itself is no call.
+    local : bool
+        The function's half does it by itself; it is no call.
     refused : str
         Why it is refused by name; empty if it is served.
     """
@@ -218,6 +226,7 @@ class Operation:
     lease: bool = True
     by_hand: bool = False
     stream_role: str = ""
+    local: bool = False
     refused: str = ""
 
     @property
@@ -230,7 +239,11 @@ class Operation:
     @property
     def served(self) -> str:
         """How it is served, in words."""
-        return "refused" if self.refused else "by hand" if self.by_hand else "by the library"
+        if self.refused:
+            return "refused"
+        if self.local or self.stream_role:
+            return "in the function"
+        return "by hand" if self.by_hand else "by the library"
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +345,8 @@ def _argument_problems(where: str, operation: Operation, names: list[str], known
             else:
                 if unknown:
                     found.append(f"{here}: the size {argument.size!r} names {', '.join(sorted(unknown))}")
+        if argument.kind is Kind.VALUE and not (operation.by_hand or operation.local):
+            found.append(f"{here}: only what is served by hand may take any value")
         for inner in argument.fields:
             if inner.kind not in (Kind.INTEGER, Kind.NUMBER, Kind.HANDLE, Kind.DEVICE):
                 found.append(f"{here}: a field cannot be a {inner.kind.value}")

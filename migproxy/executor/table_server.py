@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -81,6 +81,8 @@ class TableServer:
         self._loaded: dict[str, Any] = {}
         self.by_hand = dict(by_hand or {})
         self.objects: dict[int, tuple[str, Any]] = {}
+        self._context: Context
+        self._host_memory: Sequence[Any] = ()
         self._stream_of: dict[int, int] = {}
         self._set_stream = {
             operation.arguments[0].of: operation
@@ -119,8 +121,8 @@ class TableServer:
         """
         operation = self.operation(name)
         number = self._new_number(arguments) if operation.makes else 0
-        values, outs, _kept, ended = self._values(context, operation, arguments[1:] if number else arguments)
-        result = self._run(context, operation, self._function(context, operation), values)
+        values, outs, kept, ended = self._values(context, operation, arguments[1:] if number else arguments)
+        result = self._run(context, operation, self._function(context, operation), values, kept)
         if number:
             self.objects[number] = (operation.makes, result)
             return None
@@ -143,7 +145,7 @@ class TableServer:
         function = self._function(context, operation)
 
         def again(kept: list[Any] = kept) -> None:  # host memory behind the values lives as long as this
-            self._run(context, operation, function, values)
+            self._run(context, operation, function, values, kept)
 
         return again
 
@@ -151,7 +153,7 @@ class TableServer:
     def operation(self, name: str) -> Operation:
         """Return an entry of the table; ProtocolError for a name that it does not have."""
         found = self.table.operations.get(name)
-        if found is None or found.stream_role:
+        if found is None or found.stream_role or found.local:
             raise ProtocolError(f"{self.table.library} has no operation {name!r}")
         if found.refused:
             raise Refused(f"{self.table.library}.{name}: {found.refused}")
@@ -226,6 +228,8 @@ class TableServer:
             return context.stream
         if kind is Kind.STRUCT:
             return self._struct(context, operation, argument, value, plain, kept)
+        if kind is Kind.VALUE:
+            return value
         if kind is Kind.ARRAY:
             return _array(context, operation, argument, value)
         return _scalar(operation, argument, value)
@@ -317,6 +321,10 @@ class TableServer:
             self._loaded[kind] = found
         return found
 
+    def software_source(self) -> Any:
+        """Return what has the functions on the software GPU, None if the library has nothing for it."""
+        return self.source("software") if self._sources["software"] else None
+
     def _function(self, context: Context, operation: Operation) -> Callable[..., Any]:
         if operation.by_hand:
             function = self.by_hand[operation.name]
@@ -326,8 +334,18 @@ class TableServer:
             raise Refused(f"{self.table.library}.{operation.name} is not in the {context.kind} library")
         return found
 
-    def _run(self, context: Context, operation: Operation, function: Callable[..., Any], values: Sequence[Any]) -> Any:
+    def _run(
+        self,
+        context: Context,
+        operation: Operation,
+        function: Callable[..., Any],
+        values: Sequence[Any],
+        kept: Sequence[Any],
+    ) -> Any:
         try:
+            if context.kind == "software":
+                self._context, self._host_memory = context, kept
+                guard_views(lambda: self._context, lambda: self._host_memory)
             if context.kind == "software" and operation.lease:
                 # The library works at once, so the work before it must be done.
                 if context.capturing():
@@ -439,6 +457,33 @@ def error_facts(error: Exception) -> dict[str, Any]:
     except (TypeError, ValueError):
         status = None
     return {"type": type(error).__name__, "status": status, "message": str(error)}
+
+
+def guard_views(context_of_call: Callable[[], Context], host_memory: Callable[[], Iterable[Any]]) -> None:
+    """Check every view that the software GPU's libraries make: it is the session's memory, or this call's host memory.
+    Otherwise a real device would fault, and here the executor would read its own memory, or die.
+
+    Parameters
+    ----------
+    context_of_call : callable
+        Returns the context of the call that is carried out.
+    host_memory : callable
+        Returns the ctypes buffers of that call.
+    """
+    from migproxy.softgpu.libraries import views_unsafe
+
+    def guard(address: int, size: int) -> None:
+        context = context_of_call()
+        try:
+            context.check_range(address, max(size, 1))
+        except CudaError:
+            for buffer in host_memory():
+                start = ctypes.addressof(buffer)
+                if start <= address and address + size <= start + ctypes.sizeof(buffer):
+                    return
+            raise CudaError(views_unsafe.ILLEGAL_ADDRESS, f"{size} bytes at {address:#x}") from None
+
+    views_unsafe.set_guard(guard)
 
 
 def half(*servers: TableServer) -> SimpleNamespace:

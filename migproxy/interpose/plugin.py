@@ -37,6 +37,7 @@ from migproxy.abi.tables import (
     table,
     text,
     updated,
+    value,
     written,
 )
 
@@ -123,5 +124,6 @@ __all__ = [
     "table",
     "text",
     "updated",
+    "value",
     "written",
 ]

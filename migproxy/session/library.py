@@ -86,7 +86,7 @@ class RemoteLibrary:
         made = self._made.get(name)
         if made is None:
             operation = self.table.operations.get(name)
-            if operation is None:
+            if operation is None or operation.local:
                 raise AttributeError(f"{self.table.library} has no operation {name!r} in its table")
             with self._lock:
                 made = self._made.setdefault(name, _with_signature(operation, self._handler(operation)))
@@ -94,7 +94,7 @@ class RemoteLibrary:
 
     def functions(self) -> dict[str, Callable[..., Any]]:
         """Return the functions of all operations, for capsule tables and patches of attributes."""
-        return {name: self.function(name) for name in self.table.operations}
+        return {name: self.function(name) for name, entry in self.table.operations.items() if not entry.local}
 
     def module(self, name: str, **attributes: Any) -> ModuleType:
         """Return a stand-in for the library's module: its functions are made when they are asked for.
@@ -110,7 +110,7 @@ class RemoteLibrary:
         namespace.update(attributes)
 
         def make(attribute: str) -> Any:
-            if attribute not in self.table.operations:
+            if attribute not in self.table.operations or self.table.operations[attribute].local:
                 raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
             value = namespace[attribute] = self.function(attribute)
             return value
@@ -269,7 +269,7 @@ def _plain(argument: Argument, value: Any) -> Any:
         return value.decode() if isinstance(value, bytes) else str(value)
     if kind is Kind.STRUCT:
         return [_plain(field, each) for field, each in zip(argument.fields, value, strict=True)]
-    if value is None or isinstance(value, Mapping):
+    if kind is Kind.VALUE or value is None or isinstance(value, Mapping):
         return value
     return describe(value)
 

@@ -62,5 +62,7 @@ PLUGIN = Plugin(
         "pynvml": _pynvml,
     },
     executor="migproxy_plugins.cuda.executor",
+    tables="migproxy_plugins.cuda.operations:operations",
+    check="migproxy_plugins.cuda.checking",
     libraries=("cuda.driver",),
 )

@@ -128,6 +128,8 @@ PLUGIN = Plugin(
     },
     replace=_replacements(),
     executor="migproxy_plugins.cupy.executor",
+    tables="migproxy_plugins.cupy.operations:operations",
+    check="migproxy_plugins.cupy.checking",
     libraries=(
         "cupy_backends.cuda.libs.cublas",
         "cupy_backends.cuda.libs.cusolver",

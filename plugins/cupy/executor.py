@@ -20,6 +20,7 @@ from migproxy_plugins.cupy.serving import EXTRA, HOST_ONLY, Serving, UnknownObje
 
 from migproxy.errors import CudaError, MigproxyError, ProtocolError
 from migproxy.executor.dispatch import LibraryError
+from migproxy.executor.table_server import guard_views
 
 # Each registers the functions it serves.
 for _family in ("serving_fft", "serving_random"):
@@ -61,7 +62,15 @@ class _Function:
         self.roles = roles.roles(tables.SHORT_NAMES[module], self.signature)
         self.creates = roles.creates(self.signature)
         self.destroys = roles.destroys(self.signature)
+        self.limits = [_limits(argument.ctype) for argument in self.signature.arguments]
         self.required = sum(argument.default is None for argument in self.signature.arguments)
+
+
+def _limits(ctype: str) -> tuple[int, int]:
+    """Return the least and the largest integer that an argument of a C type takes; enumerations are ints."""
+    bits, signed = signatures.INTEGERS.get(ctype, (64, True) if not ctype else (32, True))
+    # A negative Python int is refused by unsigned types; numbers up to 64 bits travel.
+    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
 
 
 class Server(Serving):
@@ -78,6 +87,9 @@ class Server(Serving):
     def __init__(self, context: Context, version: str | None = None) -> None:
         self.context = context
         self.software = context.kind == "software"
+        self._host_memory: list[Any] = []
+        if self.software:
+            guard_views(lambda: self.context, lambda: self._host_memory)
         self.version = version
         self.objects: dict[int, tuple[str, Any]] = {}
         self._stream_in_use = -1
@@ -266,7 +278,7 @@ class Server(Serving):
             arguments = arguments[1:]
             if number in self.objects or len(self.objects) >= MAX_OBJECTS:
                 raise ProtocolError(f"object {number:#x} cannot be made")
-        values, outs, _keep = self._values(function, arguments)
+        values, outs, self._host_memory = self._values(function, arguments)
         implementation: Callable[..., Any] = getattr(self.module(function.module), function.name)
         result = implementation(*values)
         if function.creates:
@@ -284,14 +296,20 @@ class Server(Serving):
         values: list[Any] = []
         outs: list[Any] = []
         keep: list[Any] = []
-        for role, value in zip(function.roles, arguments, strict=False):
-            if isinstance(value, bytes):
+        names = [argument.name for argument in function.signature.arguments]
+        by_name = dict(zip(names, arguments, strict=False))
+        for role, value, (low, high) in zip(function.roles, arguments, function.limits, strict=False):
+            if type(value) is int and not low <= value <= high:
+                raise ProtocolError(f"{function.name}: {value} does not fit")
+            if role.size is not None:
+                self._check_host(function, role, value, by_name)
+            if isinstance(value, bytes) and role.kind is Kind.IN:
                 memory: Any = raw.buffer(len(value))
                 memory[: len(value)] = value
                 keep.append(memory)
                 values.append(raw.address_of(memory))
-            elif isinstance(value, dict):
-                values.append(self._special(value, outs, keep))
+            elif isinstance(value, dict) and role.kind in (Kind.OUT, Kind.SCRATCH, Kind.COMPLEX):
+                values.append(self._special(role, value, outs, keep))
             elif role.kind is Kind.OBJECT:
                 values.append(self.object(value) if value else 0)
             elif role.kind is Kind.POINTER:
@@ -301,6 +319,27 @@ class Server(Serving):
             else:
                 raise ProtocolError(f"{function.name}: {type(value).__name__} is no argument")
         return values, outs, keep
+
+    def _check_host(self, function: _Function, role: roles.Role, value: Any, by_name: dict[str, Any]) -> None:
+        """Check host memory against this side's own rule: its size, and that no address of the function gets through.
+
+        NULL does, and where the handle's pointer mode may say so a device address.
+        """
+        if isinstance(value, int):
+            if value and not role.moded:
+                raise ProtocolError(f"{function.name}: an address of the function where its memory should be")
+            self._pointer(function, value)
+            return
+        assert role.size is not None
+        try:
+            wanted = role.size(function.name, by_name)
+        except (KeyError, TypeError, IndexError) as error:
+            raise ProtocolError(f"{function.name}: these arguments have no size: {error!r}") from error
+        found = len(value) if isinstance(value, bytes) else None
+        if isinstance(value, dict):
+            found = value.get("__out__", value.get("__scratch__"))
+        if isinstance(value, bytes) != (role.kind is Kind.IN) or found != wanted:
+            raise ProtocolError(f"{function.name}: {wanted} bytes of host memory were expected")
 
     def _pointer(self, function: _Function, value: Any) -> int:
         """Return a device address whose first byte is the session's; what else is touched is the library's to know.
@@ -314,8 +353,8 @@ class Server(Serving):
             self.context.check_range(address, 1)
         return address
 
-    def _special(self, value: dict[str, Any], outs: list[Any], keep: list[Any]) -> Any:
-        if "__complex__" in value:
+    def _special(self, role: roles.Role, value: dict[str, Any], outs: list[Any], keep: list[Any]) -> Any:
+        if role.kind is Kind.COMPLEX:
             real, imaginary = value["__complex__"]
             return complex(real, imaginary)
         size = value.get("__out__", value.get("__scratch__"))

@@ -133,6 +133,7 @@ _RULES: dict[str, tuple[tuple[str, str, Role], ...]] = {
         (r"spMatGetSize", r"rows|cols|nnz", Role(Kind.OUT, _bytes(8))),
     ),
     "curand": ((r".*", r"generator", OBJECT),),
+    "cufft": ((r".*", r"plan", OBJECT),),
 }
 
 

@@ -96,6 +96,8 @@ def _destroy(server: Serving, number: int) -> None:
 @serves(CUFFT, "fft")
 def _fft(server: Serving, number: int, source: int, target: int, direction: int) -> None:
     plan = server.object(number)
+    for address in (source, target):
+        server.context.check_range(server.integer(address), 1)
     if server.software:
         server.module(CUFFT).XtExec(plan.handle, source, target, direction)
     else:
@@ -104,7 +106,9 @@ def _fft(server: Serving, number: int, source: int, target: int, direction: int)
 
 def _execute(name: str) -> Any:
     def execute(server: Serving, number: int, source: int, target: int, direction: int = 0) -> None:
-        arguments = (direction,) if name in _DIRECTED else ()
+        arguments = (server.integer(direction),) if name in _DIRECTED else ()
+        for address in (source, target):
+            server.context.check_range(server.integer(address), 1)
         getattr(server.module(CUFFT), name)(server.object(number).handle, source, target, *arguments)
 
     return execute

@@ -66,6 +66,7 @@ _DRAWS: dict[str, Callable[..., Any]] = {
 
 @serves(API, "init_curand")
 def _init_curand(server: Serving, kind: int, state: int, seed: int, lanes: int) -> None:
+    server.context.check_range(server.integer(state), 1)
     server.module(API).init_curand(kind, state, seed, lanes)
 
 

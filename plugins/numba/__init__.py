@@ -17,5 +17,6 @@ def _driver(module: ModuleType) -> None:
 PLUGIN = Plugin(
     name="numba",
     interface=INTERFACE_VERSION,
+    check="migproxy_plugins.numba.checking",
     after_import={"numba.cuda.cudadrv.driver": _driver},
 )

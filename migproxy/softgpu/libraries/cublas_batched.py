@@ -52,7 +52,21 @@ def _pivots(address: int, n: int, index: int) -> Array:
     """Return 0-based pivots of one matrix; without a pivot array no row moves."""
     if address == 0:
         return np.arange(n, dtype=np.int32)
-    return raw.array(address + 4 * n * index, n, np.int32) - 1
+    return row_numbers(address + 4 * n * index, n)
+
+
+def row_numbers(address: int, n: int) -> Array:
+    """Return a pivot array as 0-based row numbers; LAPACK would follow any number out of the matrix.
+
+    Raises
+    ------
+    InvalidLayout
+        For a number that is no row.
+    """
+    rows = raw.array(address, n, np.int32) - 1
+    if rows.size and (rows.min() < 0 or rows.max() >= n):
+        raise raw.InvalidLayout(f"pivots {rows.min() + 1} to {rows.max() + 1} of {n} rows")
+    return rows
 
 
 def getrs_batched(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.linalg import lapack
 
 from . import views_unsafe as raw
-from .cublas_batched import lu_without_pivoting
+from .cublas_batched import lu_without_pivoting, row_numbers
 
 Array = npt.NDArray[Any]
 
@@ -60,7 +60,7 @@ def getrs(
     """Solve op(A)·X = B from `getrf`'s factors."""
     info = 0
     if n > 0 and nrhs > 0:
-        pivots = raw.array(devIpiv, n, np.int32) - 1 if devIpiv else np.arange(n, dtype=np.int32)
+        pivots = row_numbers(devIpiv, n) if devIpiv else np.arange(n, dtype=np.int32)
         b = raw.matrix(B, n, nrhs, ldb, dtype)
         b[...], info = routine("getrs", dtype)(raw.matrix(A, n, n, lda, dtype), pivots, b, trans=trans)
     report(devInfo, info)
