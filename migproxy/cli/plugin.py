@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from migproxy.errors import PluginError, UsageError
+from migproxy.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -22,19 +22,12 @@ def register(app: typer.Typer) -> None:
 
 def list_plugins() -> int:
     """List the installed plugins with what is wrong with them."""
-    from migproxy.interpose.wake import installed, load_plugin
+    from migproxy.plugin_kit.installed import lines
 
-    worst = 0
-    for name, entry in installed().items():
-        try:
-            plugin = load_plugin(entry)
-        except PluginError as error:
-            print(f"{name}: BAD: {error}")
-            worst = 1
-            continue
-        modules = ", ".join([*plugin.after_import, *plugin.replace])
-        print(f"{name}: interface {plugin.interface}, {entry.value}; {modules}")
-    return worst
+    found = list(lines())
+    for _, line in found:
+        print(line)
+    return 0 if all(fine for fine, _ in found) else 1
 
 
 def new(
@@ -65,10 +58,10 @@ def check(
     device: Annotated[str, typer.Option(help="As for migproxy run: auto, software, an index or a UUID.")] = "auto",
 ) -> int:
     """Check plugins; the exit code is 1 if one fails."""
-    from migproxy.interpose.wake import installed
     from migproxy.plugin_kit.checks import Finding, check_all
+    from migproxy.plugin_kit.installed import names as installed_names
 
-    known = installed()
+    known = installed_names()
     if unknown := [name for name in names or () if name not in known]:
         raise UsageError(f"no plugin {unknown[0]!r} is installed; there are {', '.join(known) or 'none'}")
 
@@ -76,4 +69,4 @@ def check(
         verdict = finding.verdict.upper() if finding.verdict == "failed" else finding.verdict
         print(f"{name}: {finding.check}: {verdict}: {finding.text}", flush=True)
 
-    return 0 if check_all(names or list(known), show, device=device) else 1
+    return 0 if check_all(names or known, show, device=device) else 1

@@ -16,8 +16,8 @@ from typing import Any
 from migproxy.abi.tables import Table, problems
 from migproxy.errors import MigproxyError, PluginError
 from migproxy.interpose.plugin import Plugin, load_tables
+from migproxy.plugin_kit.installed import find
 from migproxy.plugin_kit.samples import Samples, plain_environment
-from migproxy.plugin_kit.worker import find
 from migproxy.session import connect
 
 PART_SECONDS = 180.0
@@ -145,10 +145,10 @@ def _fuzz(name: str) -> Finding:
 
 def _function(name: str, device: str, samples: Samples) -> Iterator[Finding]:
     # A function's environment needs a broker; a private one ends with this process.
-    from migproxy.testing.processes import function_environment
+    from migproxy.testing.processes import functions_environment
 
     os.environ[connect.DEVICE_VARIABLE] = device
-    found, why = _child("function", name, function_environment(os.getpid()))
+    found, why = _child("function", name, functions_environment(os.getpid()))
     if found is None:
         yield Finding("in a function", "failed", why)
         return

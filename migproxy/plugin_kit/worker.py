@@ -11,23 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from migproxy.errors import PluginError
 from migproxy.interpose.plugin import Plugin
-from migproxy.interpose.wake import installed, load_plugin
-
-
-def find(name: str) -> Plugin:
-    """Return an installed plugin's declaration.
-
-    Raises
-    ------
-    PluginError
-        There is none of this name, or it cannot be used.
-    """
-    entries = installed()
-    if name not in entries:
-        raise PluginError(f"no plugin {name!r} is installed; there are {', '.join(entries) or 'none'}")
-    return load_plugin(entries[name])
+from migproxy.plugin_kit.installed import find
 
 
 def fuzz(plugin: Plugin) -> dict[str, Any]:
