@@ -10,6 +10,7 @@ import sys
 
 from migproxy.errors import MigproxyError, SessionLost
 from migproxy.executor import bootstrap
+from migproxy.executor.caches import separate
 from migproxy.executor.notes import log_to_broker
 from migproxy.executor.sandbox import confine
 
@@ -28,6 +29,7 @@ def main(arguments: list[str]) -> int:
         confine()
         preload()
         spec, fds = bootstrap.receive_spec(sock)
+        separate(spec.owner_uid, spec.cache_dir)
         try:
             from migproxy.executor.main import serve
 
@@ -43,6 +45,7 @@ def main(arguments: list[str]) -> int:
     except MigproxyError:
         return 1
     return 0
+
 
 #: setvbuf(3): no buffer.
 _IONBF = 2
