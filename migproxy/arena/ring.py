@@ -89,6 +89,10 @@ def check_header(base: int) -> None:
         raise ProtocolError("the control segment is no arena of this layout")
 
 
+#: The slot of a command that does nothing and is not waited for.
+_PADDING = layout.SLOT_HEADER.pack(Op.NOP, 0, 0, 0, 0, 0, 0, 0).ljust(layout.PAYLOAD_OFFSET, b"\0")
+
+
 class Producer:
     """The function's end of the ring; any number of threads submit under one lock.
 
@@ -183,7 +187,12 @@ class Producer:
             number = self._try_submit(slot, waits)
             if number >= 0:
                 return number
-            self._wait(lambda: self._has_room(waits), None)
+            if waits and self._has_room(waits=False):
+                # A command that may wait for ever (the question for the next host function) still has this slot's reply
+                # line: a command that does nothing takes the slot.
+                self._try_submit(_PADDING, False)
+            else:
+                self._wait(lambda: self._has_room(waits), None)
 
     def _try_submit(self, slot: bytes, waits: bool) -> int:
         """Publish a command if there is room; returns its number, or -1."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Iterator
 
 import msgspec
@@ -141,3 +142,28 @@ def test_a_spilled_payload_outside_the_arena_is_refused(rig: Rig, op: Op) -> Non
         rig.step()
         assert rig.producer.wait(number, 5.0)[0] == layout.STATUS_PROTOCOL
         rig.state.closing = False
+
+
+def test_a_question_that_stays_open_does_not_block_the_ring(rig: Rig) -> None:
+    """The question for the next host function may wait for ever; its reply line comes round every 4096 commands."""
+    open_question = rig.producer.submit(Op.HOST_CALLBACK_NEXT, layout.HANDLE.pack(0), flags=layout.FLAG_WAIT)
+    rig.step()
+    for number in range(1, layout.SLOT_COUNT - 4):
+        rig.producer.submit(Op.NOP, b"")
+        if number % 200 == 0:
+            rig.step()
+    rig.step()
+    numbers: list[int] = []
+
+    def ask() -> None:
+        for _ in range(8):
+            numbers.append(rig.producer.submit(Op.STREAM_SYNC, b"", flags=layout.FLAG_WAIT))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(10.0)
+    assert len(numbers) == 8
+    assert open_question + layout.SLOT_COUNT in range(numbers[0], numbers[-1])
+    assert open_question + layout.SLOT_COUNT not in numbers
+    rig.step()
+    assert [rig.producer.wait(number, 5.0)[0] for number in numbers] == [0] * 8
