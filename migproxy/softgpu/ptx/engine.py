@@ -131,7 +131,7 @@ class Kernel:
         symbol = f"{self._image.symbol}.{number}"
         gen = self._module.source.generator(self.name, symbol, fixed)
         text = gen.generate()
-        return Code.linked(_object(text), symbol, gen.frame_bytes, gen.local_bytes)
+        return Code.linked(_object(text, tuned=True), symbol, gen.frame_bytes, gen.local_bytes)
 
     def launch_cooperative(self, grid: Dim, block: Dim, dynamic_shared: int, params: int) -> None:
         """`launch` with all blocks in progress at once, so that they may wait for each other."""
@@ -387,13 +387,13 @@ def _allocation_table(module: LoadedModule) -> ctypes.Array[ctypes.c_uint64] | N
     return out
 
 
-def _object(text: str) -> bytes:
-    """Object code for LLVM IR, from the cache if it is there."""
+def _object(text: str, *, tuned: bool = False) -> bytes:
+    """Object code for LLVM IR, from the cache if it is there; the best that LLVM can do where it is `tuned`."""
     key = object_key(text)
     cache = default_cache()
     data = cache.get(key)
     if data is None:
-        data = native.compile_text(text)
+        data = native.compile_text(text, quick=len(text) >= native.LARGE and not tuned)
         cache.put(key, data)
     return data
 

@@ -256,6 +256,28 @@ def test_compiled_code_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(compiled) == 1
 
 
+def test_large_kernels_are_compiled_quickly_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = cache.ObjectCache(tmp_path / "c")
+    monkeypatch.setattr(engine, "default_cache", lambda: store)
+    quickly: list[bool] = []
+    real = native.compile_text
+
+    def noting(ir: str, *, quick: bool = False) -> bytes:
+        quickly.append(quick)
+        return real(ir, quick=quick)
+
+    monkeypatch.setattr(native, "compile_text", noting)
+    monkeypatch.setattr(native, "LARGE", 1000)
+    monkeypatch.setattr(tuner.Tuner, "PRICE", 0.0)
+    kernel = kit.load(kit.cuda(sources.BASICS, "compute_90")).kernels["matmul"]
+    rng = np.random.default_rng(0)
+    a, b, c = rng.random((512, 512), np.float32), rng.random((512, 512), np.float32), np.zeros((512, 512), np.float32)
+    kit.launch(kernel, (32, 32, 1), (16, 16, 1), a, b, c, I32(512))
+    assert np.allclose(c, a @ b, rtol=1e-4)
+    assert quickly[0] is True
+    assert False in quickly, "a launch that matters gets everything that LLVM can do"
+
+
 def test_a_second_load_parses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = cache.ObjectCache(tmp_path / "c")
     monkeypatch.setattr(engine, "default_cache", lambda: store)
