@@ -34,10 +34,12 @@ from migproxy_plugins.cuda.registry import serves
 from migproxy.errors import CudaError
 from migproxy.session import api
 from migproxy.session.api import staging
+from migproxy.session.api.modules import function_on_wire
 from migproxy.session.api.streams import note_capture, resolve
 
 _MOST_EDGES = 1 << 16
-_CHILD_GRAPH_NODE = 4  # CUgraphNodeType
+_KERNEL_NODE, _CHILD_GRAPH_NODE = 0, 4  # CUgraphNodeType
+_DOT_VERBOSE = 1  # CUgraphDebugDot_flags
 _TYPE_NAMES = dict(
     enumerate(("KERNEL", "MEMCPY", "MEMSET", "HOST", "GRAPH", "EMPTY", "EVENT_WAIT", "EVENT_RECORD"))
 ) | {10: "MEM_ALLOC", 11: "MEM_FREE", 13: "CONDITIONAL"}
@@ -186,6 +188,17 @@ def cuStreamBeginCaptureToGraph(stream: int, graph: int, dependencies: int, edge
     note_capture(stream)
 
 
+def _node_label(node: int, kind: int, *, verbose: bool) -> str:
+    """Return a node's type, and of a kernel its name and, if asked for, its launch."""
+    if kind != _KERNEL_NODE:
+        return _TYPE_NAMES.get(kind, f"TYPE {kind}")
+    handle, gx, gy, gz, bx, by, bz, shared, _ = ask("cuGraphKernelNodeGetParams", node)
+    name = api.function_name(function_on_wire(handle)).decode()
+    if not verbose:
+        return name
+    return f"KERNEL\\n{name}\\ngrid {gx} {gy} {gz}, block {bx} {by} {bz}, shared {shared}"
+
+
 @serves()
 def cuGraphDebugDotPrint(graph: int, path: int, flags: int) -> None:
     """Written here, of what the graph tells: the executor writes no files."""
@@ -196,7 +209,7 @@ def cuGraphDebugDotPrint(graph: int, path: int, flags: int) -> None:
     lines = ["digraph dot {"]
     for number, node in enumerate(names):
         cuGraphNodeGetType(node, kind.address)
-        label = _TYPE_NAMES.get(kind.value, f"TYPE {kind.value}")
+        label = _node_label(node, kind.value, verbose=bool(flags & _DOT_VERBOSE))
         lines.append(f'"graph_node_{number}" [shape="box" label="{number}\\n{label}"];')
     places = {node: number for number, node in enumerate(names)}
     for source, target in zip(sources, targets, strict=True):

@@ -134,6 +134,15 @@ def _memcpy_peer_async(destination: int, to_device: int, source: int, from_devic
     rt.memcpy_peer(destination, to_device, source, from_device, size, stream)
 
 
+def _graph_debug_dot_print(graph: int, path: str, flags: int) -> None:
+    from migproxy_plugins.cuda.driver_graphs import cuGraphDebugDotPrint
+
+    name = path.encode() + b"\0"
+    place = objects_unsafe.buffer(len(name))
+    place[:] = name
+    cuGraphDebugDotPrint(graph, objects_unsafe.address_of(place), flags)
+
+
 def _mem_pool_set_attribute(pool: int, attribute: int, value: Any) -> None:
     rt.mem_pool_set_attribute(pool, attribute, int(value))
 
@@ -220,7 +229,7 @@ HANDLERS: dict[str, Handler] = {
     "graphInstantiate": rt.graph_instantiate,
     "graphLaunch": rt.graph_launch,
     "graphUpload": rt.graph_upload,
-    "graphDebugDotPrint": _refused("graphDebugDotPrint", "the graph lives in the executor, which writes no files"),
+    "graphDebugDotPrint": _graph_debug_dot_print,
     "eventCreate": lambda: rt.event_create(0),
     "eventCreateWithFlags": rt.event_create,
     "eventDestroy": rt.event_destroy,

@@ -307,6 +307,20 @@ def test_fft_callbacks_are_linked_into_plans_or_refused_by_name() -> None:
     same(cp.fft.fft(cp.asarray(a)), np.fft.fft(a).astype(np.complex64), rtol=1e-4, atol=1e-4)
 
 
+def test_a_captured_graph_can_be_drawn() -> None:
+    stream = cp.cuda.Stream(non_blocking=True)
+    a = cp.asarray(A)
+    cp.sin(a)
+    with stream:
+        stream.begin_capture()
+        cp.sin(a)
+        graph = stream.end_capture()
+    drawn = graph.debug_dot_str()
+    assert drawn.startswith("digraph")
+    assert "cupy_sin" in drawn
+    assert graph.debug_dot_str(cp.cuda.runtime.cudaGraphDebugDotFlagsVerbose) != drawn
+
+
 def test_device_facts() -> None:
     device = cp.cuda.Device()
     assert int(device.compute_capability) >= 70
