@@ -6,6 +6,9 @@ as the whole bound, so that it goes alone and is measured. A mark is an event be
 unknown, or behind a batch of short ones, which share a mark because an event costs a third of a launch. The marks tell
 three things more: when the queue has drained, how long the function used the device, and when (`migproxy trace`).
 
+While nobody else computes on the slice nothing is bounded, and nothing measured: then a batch goes on until the stream
+changes, somebody waits for it or nothing more comes (`light`), for marks would cost a fifth of all launches' time.
+
 Written in the small language of ``arena/machine_unsafe.py``, like ``executor/pump.py``, which calls it. Precondition of
 all functions: `flight` is the address of a block made by `FlightTables`; `estimates` is the address of BUCKETS words.
 All times are ticks of the time-stamp counter.
@@ -73,9 +76,14 @@ def expected(flight: U64, estimate: U64) -> U64:
     return known if known else load64(flight + UNKNOWN)
 
 
+def is_full(flight: U64) -> U64:
+    """Tell whether no mark can be set now."""
+    return load64(flight + TAIL) - load64(flight + HEAD) >= MARKS
+
+
 def has_room(flight: U64, estimates: U64, units: U64) -> U64:
     """Tell whether more work may be issued now; one command always may when nothing is on its way."""
-    if load64(flight + TAIL) - load64(flight + HEAD) >= MARKS:
+    if is_full(flight):
         return 0
     if load64(flight + HEAD) == load64(flight + TAIL) and load64(flight + BATCH_COUNT) == 0:
         return 1
@@ -86,7 +94,7 @@ def has_room(flight: U64, estimates: U64, units: U64) -> U64:
 def mark(flight: U64) -> U64:
     """Set a mark behind the batch, if there is one; returns a CUresult."""
     count = load64(flight + BATCH_COUNT)
-    if count == 0:
+    if count == 0 or is_full(flight):
         return 0
     last = load64(flight + TAIL)
     record = load64(flight + RECORDS) + last % MARKS * MARK
@@ -132,6 +140,49 @@ def issued(flight: U64, estimates: U64, units: U64, stream: U64) -> U64:
     if alone or full or load64(flight + BATCH_COUNT) >= BATCH_MOST:
         return mark(flight)
     return 0
+
+
+def light(flight: U64, stream: U64, name: U64) -> U64:
+    """Note work that was issued to a real stream while nothing is bounded; returns a CUresult.
+
+    Precondition: not `is_full`.
+    """
+    if load64(flight + BATCH_COUNT) != 0 and load64(flight + BATCH_STREAM) != stream:
+        status = mark(flight)
+        if status:
+            return status
+    if load64(flight + BATCH_COUNT) == 0:
+        store64(flight + BATCH_START, time_stamp())
+        store64(flight + BATCH_STREAM, stream)
+    store64(flight + BATCH_COUNT, load64(flight + BATCH_COUNT) + 1)
+    store64(flight + BATCH_ESTIMATE, 0)
+    store64(flight + BATCH_NAME, name)
+    return 0
+
+
+def mark_of(flight: U64, stream: U64) -> U64:
+    """Set a mark behind the batch if it is a real stream's; returns the mark's event, 0 if there is none."""
+    last = load64(flight + TAIL)
+    if load64(flight + BATCH_COUNT) == 0 or load64(flight + BATCH_STREAM) != stream:
+        return 0
+    status = mark(flight)
+    if status != 0 or load64(flight + TAIL) == last:
+        return 0
+    return load64(load64(flight + RECORDS) + last % MARKS * MARK + MARK_EVENT)
+
+
+def settle(flight: U64, stream: U64) -> None:
+    """A real stream was seen to be idle: its batch is done, without a mark."""
+    count = load64(flight + BATCH_COUNT)
+    if count == 0 or load64(flight + BATCH_STREAM) != stream or load64(flight + HEAD) != load64(flight + TAIL):
+        return
+    now = time_stamp()
+    start = later(load64(flight + BATCH_START), load64(flight + LAST))
+    store64(flight + LAST, now)
+    store64(flight + BUSY, load64(flight + BUSY) + now - start)
+    store64(flight + BATCH_COUNT, 0)
+    store64(flight + BATCH_EXPECTED, 0)
+    trace(flight, load64(flight + BATCH_NAME), start, now, count)
 
 
 def learn(estimate: U64, took: U64) -> None:
@@ -183,8 +234,9 @@ def poll_marks(flight: U64) -> U64:
                 trace(flight, load64(record + MARK_NAME), start, now, count)
                 # Of a batch only the mean is known; it must not talk down what the last one is known to take.
                 each = took // count
-                if count == 1 or each > load64(load64(record + MARK_ESTIMATE)):
-                    learn(load64(record + MARK_ESTIMATE), later(each, 1))
+                estimate = load64(record + MARK_ESTIMATE)
+                if estimate != 0 and (count == 1 or each > load64(estimate)):
+                    learn(estimate, later(each, 1))
                 store64(flight + EXPECTED, load64(flight + EXPECTED) - load64(record + MARK_EXPECTED))
                 store64(flight + HEAD, first + 1)
     return failed
@@ -212,4 +264,4 @@ def read_time_stamp(_unused: U64) -> U64:
     return time_stamp()
 
 
-FUNCTIONS_COMPILED = (has_room, mark, before, issued, poll_marks, expected_end, read_time_stamp)
+FUNCTIONS_COMPILED = (has_room, is_full, mark, before, issued, light, poll_marks, expected_end, read_time_stamp)

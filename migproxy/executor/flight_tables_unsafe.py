@@ -90,6 +90,7 @@ class FlightTables:
         self._clock = calibrate()
         self._kept: list[Any] = []
         self.block = self._room(flight.BLOCK_SIZE)
+        self._words = (ctypes.c_uint64 * (flight.BLOCK_SIZE // 8)).from_address(self.block)
         records = self._room(flight.MARKS * flight.MARK)
         for index in range(flight.MARKS):
             place = records + index * flight.MARK + flight.MARK_EVENT
@@ -116,11 +117,11 @@ class FlightTables:
 
     def get(self, offset: int) -> int:
         """Return a word of the block."""
-        return ctypes.c_uint64.from_address(self.block + offset).value
+        return self._words[offset >> 3]
 
     def set(self, offset: int, value: int) -> None:
         """Set a word of the block."""
-        ctypes.c_uint64.from_address(self.block + offset).value = value
+        self._words[offset >> 3] = value
 
     def ticks(self, ns: int) -> int:
         """Return nanoseconds as ticks."""
@@ -129,6 +130,7 @@ class FlightTables:
     # -- the bound -------------------------------------------------------------------------------------------------
     def bound(self, bounded: bool) -> None:
         """Bound what is on its way, or no longer."""
+        self.mark()
         self.set(flight.LIMIT, self.ticks(LIMIT_NS) if bounded else flight.NO_LIMIT)
 
     def estimates_of(self, kind: Hashable, name: str) -> int:
@@ -155,6 +157,15 @@ class FlightTables:
     def issued(self, estimates: int, stream: int) -> int:
         """Note that such work was issued; returns a CUresult."""
         return self._code["issued"](self.block, estimates, 0, stream)
+
+    def light(self, stream: int) -> int:
+        """Note work of Python's that was issued while nothing is bounded; returns a CUresult."""
+        return self._code["light"](self.block, stream, 0)
+
+    @property
+    def full(self) -> bool:
+        """No mark can be set now."""
+        return bool(self._code["is_full"](self.block))
 
     def mark(self) -> None:
         """Mark what was not marked yet; call it before the stream goes, too."""
@@ -197,5 +208,5 @@ class FlightTables:
         if name >> 62:
             direction = "to" if name >> 62 == 1 else "from"
             return f"copy {direction} device, {name & flight.NAME_BYTES} bytes"
-        text = self._names.get(name) or self._name_of(name)
+        text = (self._names.get(name) or self._name_of(name)) if name else "of a library, or a graph"
         return f"kernel {text}" if count == 1 else f"kernel {text} and {count - 1} more before it"

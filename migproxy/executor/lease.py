@@ -80,6 +80,8 @@ class LeaseClient:
         self.events: deque[TraceEvent] = deque(maxlen=KEEP_EVENTS)
         #: Address of the word that the pump compares with PERMIT_HELD.
         self.permit_address = self._line(self._me) + page.PERMIT
+        self._permit = ctypes.c_uint32.from_address(self.permit_address)
+        self._members = ctypes.c_uint32.from_address(self._base + page.MEMBERS)
 
     def _line(self, place: int) -> int:
         return self._base + page.LINES + (place - 1) * page.LINE
@@ -94,7 +96,12 @@ class LeaseClient:
     @property
     def contended(self) -> bool:
         """Other sessions compute on this slice too."""
-        return self._load(self._base + page.MEMBERS) > 1
+        return self._members.value > 1
+
+    @property
+    def alone(self) -> bool:
+        """No other session computes on this slice, and this one holds the lease."""
+        return self._permit.value == page.PERMIT_HELD and self._members.value <= 1
 
     def holds(self) -> bool:
         """The lease is this session's, revoked or not."""

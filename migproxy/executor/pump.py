@@ -302,6 +302,18 @@ def add_wait(pump: U64, number: U64, stream: U64, name: U64) -> U64:
     return 0
 
 
+def wait_for_event(pump: U64, number: U64, event: U64) -> U64:
+    """Reply once an event is done that stays whose it is; returns 0. Precondition: there is room for a wait, and
+    `number` has the flag OWN_EVENT."""
+    count = load64(pump + WAIT_COUNT)
+    record = load64(pump + WAITS) + count * RECORD
+    store64(record, number)
+    store64(record + 8, event)
+    store64(record + 24, 0)
+    store64(pump + WAIT_COUNT, count + 1)
+    return 0
+
+
 def note_fault(pump: U64, status: U64) -> None:
     """Keep the first error of completion records until Python has noted it."""
     if load64(pump + FAULT) == 0:
@@ -528,16 +540,18 @@ def do_sync(pump: U64, number: U64, stream: U64) -> U64:
     # Most waits find their stream busy, but the cheapest of all, the empty one, needs no event.
     status = one_handle(load64(pump + STREAM_QUERY), stream)
     if status == 0:
+        if load64(pump + FLIGHT):
+            flight.settle(load64(pump + FLIGHT), stream)
         reply(pump, number, 0)
         return 0
     if status != NOT_READY:
         store64(pump + STATUS, status)
         return REASON_ERROR
-    if load64(pump + FLIGHT):
-        # What is waited for has its mark too, so that both are seen at once.
-        store64(pump + STATUS, flight.mark(load64(pump + FLIGHT)))
-        if load64(pump + STATUS):
-            return REASON_ERROR
+    if load64(pump + FLIGHT) and load64(pump + WAIT_COUNT) < WAIT_CAPACITY:
+        # The mark behind what is waited for serves the wait too: one event instead of two.
+        event = flight.mark_of(load64(pump + FLIGHT), stream)
+        if event:
+            return wait_for_event(pump, number | OWN_EVENT, event)
     return add_wait(pump, number, stream, 0)
 
 
@@ -628,15 +642,9 @@ def ask_event(pump: U64, number: U64, op: U64, event: U64) -> U64:
     if status != NOT_READY:
         store64(pump + STATUS, status)
         return REASON_ERROR
-    count = load64(pump + WAIT_COUNT)
-    if count >= WAIT_CAPACITY:
+    if load64(pump + WAIT_COUNT) >= WAIT_CAPACITY:
         return REASON_COMMAND
-    record = load64(pump + WAITS) + count * RECORD
-    store64(record, number | OWN_EVENT)
-    store64(record + 8, event)
-    store64(record + 24, 0)
-    store64(pump + WAIT_COUNT, count + 1)
-    return 0
+    return wait_for_event(pump, number | OWN_EVENT, event)
 
 
 def is_event_op(op: U64) -> U64:
@@ -737,6 +745,14 @@ def marked(pump: U64, number: U64, op: U64, flags: U64, length: U64, stream: U64
     estimates = estimates_of(op, pump)
     if estimates == 0:
         return REASON_COMMAND
+    if load64(marks + flight.LIMIT) == flight.NO_LIMIT:
+        if flight.is_full(marks):
+            return REASON_FULL
+        reason = perform(pump, number, op, flags, length, stream)
+        if reason == 0:
+            store64(pump + STATUS, flight.light(marks, stream, estimates))
+            reason = REASON_ERROR if load64(pump + STATUS) else 0
+        return reason
     units = units_of(op, pump)
     if flight.has_room(marks, estimates, units) == 0:
         store64(pump + STATUS, flight.mark(marks))

@@ -84,6 +84,7 @@ class PumpTables:
         self._driver = driver
         self._kept: list[object] = []
         self.block = self._room(pump.STATE_SIZE)
+        self._words = (ctypes.c_uint64 * (pump.STATE_SIZE // 8)).from_address(self.block)
         self._run = compile_pump()
         self._records: dict[int, ctypes.Array[ctypes.c_uint64]] = {}
         self._names: dict[int, str] = {}
@@ -130,11 +131,15 @@ class PumpTables:
 
     def get(self, offset: int) -> int:
         """Return a word of the block."""
-        return ctypes.c_uint64.from_address(self.block + offset).value
+        return self._words[offset >> 3]
+
+    def word(self, offset: int) -> ctypes.c_uint64:
+        """Return a word of the block as an object."""
+        return ctypes.c_uint64.from_address(self.block + offset)
 
     def set(self, offset: int, value: int) -> None:
         """Set a word of the block."""
-        ctypes.c_uint64.from_address(self.block + offset).value = value
+        self._words[offset >> 3] = value
 
     def add(self, offset: int, value: int) -> None:
         """Add to a word of the block."""

@@ -31,6 +31,8 @@ LONG_NAP = 200e-6
 LONG_WAIT = 100
 #: A session that waits for the lease looks up this often, so that a lost wake-up costs no more.
 LONGEST_WAIT = 5e-3
+#: While nobody else is there, a session looks after its lease once in so many rounds; a round is a command of Python's.
+ROUNDS = 16
 #: Marks that a trace is given at once: a packet has room for so many.
 KEEP_MARKS = 1000
 #: Operations whose payload begins with the handle of what they run.
@@ -126,17 +128,22 @@ class Turns(Alone):
         self._answers = self._answers_of_turn = 0
         self._gave_up_at = 0
         self._wanted_at = 0
+        self._rounds = 0
         tables = state.pump
         tables.set(pump.LEASE_WORD, lease.permit_address)
         tables.set(pump.LEASE_VALUE, 1)
         tables.set(pump.LEASE_COPIES, int(with_copies))
         tables.set(pump.LEASE_BEGUN, 0)
+        self._begun = tables.word(pump.LEASE_BEGUN)
+        self._operation = tables.word(pump.COPY)
 
     # -- before and after a command ----------------------------------------------------------------------------------
     def may_carry_out(self, reason: int) -> bool:
         """Tell whether the command in hand may be carried out now; ask again until it may."""
         if reason == pump.REASON_ERROR or self._state.sticky or not self._is_leased():
             return True
+        if self.undisturbed():
+            return reason != pump.REASON_FULL
         if self._gave_up_at:
             self._learn_to_think(time.monotonic_ns() - self._gave_up_at)
         if not self._lease.acquire():
@@ -145,6 +152,8 @@ class Turns(Alone):
         self._begin()
         if reason == pump.REASON_FULL:
             return False
+        if not self._bounded:
+            return not self._flight.full
         return reason == pump.REASON_LEASE or self._capturing() or self._flight.has_room(self._estimates())
 
     def carry_out(self, action: Callable[[], None]) -> None:
@@ -152,11 +161,24 @@ class Turns(Alone):
         if not self._is_leased() or self._capturing() or self._state.sticky:
             action()
             return
+        if not self._bounded:
+            stream = self._stream()
+            action()
+            if not self._capturing():
+                self._note(self._flight.light(stream))
+            return
         estimates, stream = self._estimates(), self._stream()
         self._note(self._flight.before(estimates, stream))
         action()
         if not self._capturing():
             self._note(self._flight.issued(estimates, stream))
+
+    def undisturbed(self) -> bool:
+        """Tell whether a turn goes on in which nothing is bounded, because nobody else computes on the slice.
+
+        That is most of the time of most functions, so it is told without a call.
+        """
+        return self._lease.alone and not self._bounded and bool(self._begun.value)
 
     def _note(self, status: int) -> None:
         """A mark that cannot be set: the context is dead, or the stream has gone and with it what was to be marked."""
@@ -164,7 +186,7 @@ class Turns(Alone):
             self._state.note_status(status)
 
     def _is_leased(self) -> bool:
-        return self._state.pump.get(pump.COPY) & 0xFFFF in self._operations
+        return self._operation.value & 0xFFFF in self._operations
 
     def _capturing(self) -> bool:
         """What is captured does not run, and a mark would become part of the graph."""
@@ -210,6 +232,13 @@ class Turns(Alone):
     # -- once a round ------------------------------------------------------------------------------------------------
     def look(self, *, idle: bool) -> None:
         """Hand the lease over if it is due; called once a round."""
+        if not idle and self.undisturbed():
+            self._rounds += 1
+            if self._rounds % ROUNDS:
+                return
+        elif idle and not self._bounded:
+            # Nothing comes for now: what was issued gets its mark, so that it is seen to end.
+            self._flight.mark()
         super().look(idle=idle)
         self._lease.progress(on_its_way=self._on_its_way())
         if not self._lease.holds():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from migproxy.arena import machine_unsafe
 from migproxy.executor import flight
 from migproxy.executor.flight_tables_unsafe import LIMIT_NS, SHORT_NS, FlightTables, compile_flight
+from migproxy.jit import language
 
 NOT_READY = 600
 
@@ -187,3 +188,52 @@ def test_the_compiled_bound_is_the_readable_one(values: list[int], units: int, k
         ctypes.c_uint64.from_address(address + offset).value = value
     twin: Callable[..., int] = machine_unsafe.as_python(flight.has_room)
     assert compile_flight()["has_room"](address, where, units) == int(twin(address, where, units))
+
+
+def test_while_nothing_is_bounded_a_batch_goes_on_until_somebody_waits(work: Work) -> None:
+    tables = work.tables
+    tables.bound(False)
+    assert all(tables.light(1) == 0 for _ in range(1000))
+    assert not work.device.recorded
+    assert tables.light(2) == 0
+    assert len(work.device.recorded) == 1, "what was issued to the other stream has no mark"
+    assert not tables.drained()
+    assert len(work.device.recorded) == 2
+    work.device.finish()
+    work.device.finish()
+    assert tables.drained()
+    assert sum("999 more" in event.what for event in tables.events(10)) == 1
+
+
+def test_what_was_issued_without_a_bound_is_marked_when_there_is_one(work: Work) -> None:
+    work.tables.bound(False)
+    assert work.tables.light(1) == 0
+    work.tables.bound(True)
+    assert len(work.device.recorded) == 1
+    assert not work.tables.drained()
+
+
+def test_a_mark_is_never_set_over_one_that_was_not_reached(work: Work) -> None:
+    work.tables.bound(False)
+    for number in range(flight.MARKS + 1):
+        assert not work.tables.full
+        assert work.tables.light(number) == 0
+    assert work.tables.full
+    work.tables.mark()
+    assert len(work.device.recorded) == flight.MARKS
+    work.device.finish()
+    assert not work.tables.drained()
+    work.tables.mark()
+    assert len(work.device.recorded) == flight.MARKS
+
+
+def test_a_stream_seen_idle_needs_no_mark(work: Work) -> None:
+    settle = language.bind(flight.settle, language.compile_functions(flight.settle)["settle"])
+    work.tables.bound(False)
+    assert work.tables.light(1) == 0
+    settle(work.tables.block, 2)
+    assert work.tables.get(flight.BATCH_COUNT) == 1
+    settle(work.tables.block, 1)
+    assert work.tables.drained()
+    assert not work.device.recorded
+    assert work.tables.busy_ns > 0

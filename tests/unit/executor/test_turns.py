@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
 from migproxy.abi.protocol import DEVICE_GRANULE
+from migproxy.executor.flight import BATCH_COUNT
 from migproxy.executor.main import run
 from migproxy.executor.turns import Turns
 
@@ -33,6 +35,10 @@ class FakeLease:
     def acquire(self) -> bool:
         self.permit.value = 1
         return True
+
+    @property
+    def alone(self) -> bool:
+        return self.holds() and not self.contended
 
     def holds(self) -> bool:
         return bool(self.permit.value)
@@ -122,3 +128,21 @@ def test_copies_need_no_lease(served: Served) -> None:
     payload = layout.COPY.pack(served.rig.device, served.rig.heap, 4096)
     served.submit(Op.COPY_HTOD, payload, wait=True)
     assert not served.lease.holds()
+
+
+def test_alone_nothing_is_bounded_and_what_was_issued_is_still_seen_to_end(served: Served) -> None:
+    served.lease.contended = False
+    flight = served.rig.state.pump.flight
+    assert flight is not None
+    for _ in range(2000):
+        served.submit(Op.MEMSET, layout.MEMSET.pack(served.rig.device, 1, 1, 64), wait=False)
+    served.submit(Op.STREAM_SYNC, b"", wait=True)
+    served.submit(Op.MEMSET, layout.MEMSET.pack(served.rig.device, 1, 1, 64), wait=False)
+    deadline = time.monotonic() + 10
+    while flight.on_its_way() or flight.get(BATCH_COUNT) or not flight.busy_ns:
+        assert time.monotonic() < deadline
+    assert not served.lease.how
+    # Somebody else comes: the holder is bounded, drains and gives up.
+    served.lease.contended = served.lease.revoked = True
+    served.submit(Op.MEMSET, layout.MEMSET.pack(served.rig.device, 1, 1, 64), wait=False)
+    assert served.lease.given_up.wait(10.0)
