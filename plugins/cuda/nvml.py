@@ -6,10 +6,13 @@ What would need the real device, or would change it, is refused with NVML's own 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import re
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
@@ -34,11 +37,12 @@ log = logging.getLogger("migproxy.cuda")
 
 # nvmlReturn_t
 _SUCCESS: Final = 0
-_INVALID_ARGUMENT: Final = 2
+_UNINITIALIZED: Final = 1
+INVALID_ARGUMENT: Final = 2
 NOT_SUPPORTED: Final = 3
 NO_PERMISSION: Final = 4
-_NOT_FOUND: Final = 6
-_INSUFFICIENT_SIZE: Final = 7
+NOT_FOUND: Final = 6
+INSUFFICIENT_SIZE: Final = 7
 _UNKNOWN: Final = 999
 
 _TEXTS: Final = {
@@ -59,6 +63,12 @@ _TEXTS: Final = {
 DEVICE: Final = 0x4E564D4C0001
 _BRAND_UNKNOWN: Final = 0
 _VERSION: Final = b"12.575.51"
+_VERSION_FILE: Final = Path("/proc/driver/nvidia/version")
+#: CUDA version → the driver branch that came with it, the newest first.
+_BRANCHES: Final = (
+    (13010, 590), (13000, 580), (12090, 575), (12080, 570), (12060, 560), (12050, 555), (12040, 550), (12030, 545),
+    (12020, 535), (12010, 530), (12000, 525), (0, 470),
+)  # fmt: skip
 
 Handler = Callable[..., None]
 #: name → (prototype, handler)
@@ -85,14 +95,24 @@ def serves(parameters: str, *names: str) -> Callable[[Handler], Handler]:
     return register
 
 
+class _Library:
+    """Whether a program has initialised the library, and how often."""
+
+    users = 0
+
+
 def _status_of(handler: Handler) -> Callable[..., int]:
+    starts = handler in (nvmlInit_v2, nvmlInitWithFlags)
+
     def call(*arguments: Any) -> int:
+        if not (starts or _Library.users):
+            return _UNINITIALIZED
         try:
             handler(*arguments)
         except NvmlError as error:
             return error.status
         except CudaError as error:
-            return _INVALID_ARGUMENT if error.status == 1 else _UNKNOWN
+            return INVALID_ARGUMENT if error.status == 1 else _UNKNOWN
         except MigproxyError as error:
             log.warning("%s: %s", handler.__name__, error)
             return _UNKNOWN
@@ -102,36 +122,50 @@ def _status_of(handler: Handler) -> Callable[..., int]:
     return call
 
 
-def _check(device: int) -> None:
+def check_device(device: int) -> None:
+    """Raise the status of an invalid argument unless `device` is the one there is."""
     if device != DEVICE:
-        raise NvmlError(_INVALID_ARGUMENT)
+        raise NvmlError(INVALID_ARGUMENT)
 
 
 def _text(buffer: int, length: int, text: bytes) -> None:
     if length <= len(text):
-        raise NvmlError(_INSUFFICIENT_SIZE)
+        raise NvmlError(INSUFFICIENT_SIZE)
     put_string(buffer, length, text)
 
 
 @serves("void", "nvmlInit")
 def nvmlInit_v2() -> None:
     api.init()
+    _Library.users += 1
 
 
 @serves("unsigned int")
 def nvmlInitWithFlags(flags: int) -> None:
-    api.init()
+    nvmlInit_v2()
 
 
 @serves("void")
 def nvmlShutdown() -> None:
-    """Accepted: the session goes on."""
+    """The session goes on."""
+    _Library.users -= 1
+
+
+def driver_version() -> bytes:
+    """Return the kernel driver's version as text; for the software GPU, the branch that came with its CUDA version."""
+    if api.device_facts().kind != "software":
+        with contextlib.suppress(OSError):
+            found = re.search(rb"Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)", _VERSION_FILE.read_bytes())
+            if found:
+                return found[1]
+    version = api.driver_version()
+    branch = next(branch for least, branch in _BRANCHES if version >= least)
+    return b"%d.00" % branch
 
 
 @serves("char *, unsigned int")
 def nvmlSystemGetDriverVersion(buffer: int, length: int) -> None:
-    version = api.driver_version()
-    _text(buffer, length, b"%d.%d" % (version // 1000, version % 1000 // 10))
+    _text(buffer, length, driver_version())
 
 
 @serves("char *, unsigned int")
@@ -147,7 +181,7 @@ def nvmlSystemGetCudaDriverVersion(version: int) -> None:
 @serves("unsigned int, char *, unsigned int")
 def nvmlSystemGetProcessName(pid: int, buffer: int, length: int) -> None:
     if pid != os.getpid():
-        raise NvmlError(_NOT_FOUND)
+        raise NvmlError(NOT_FOUND)
     put_string(buffer, length, b"python")
 
 
@@ -159,11 +193,12 @@ def nvmlDeviceGetCount(count: int) -> None:
 @serves("unsigned int, nvmlDevice_t *", "nvmlDeviceGetHandleByIndex_v2")
 def nvmlDeviceGetHandleByIndex(index: int, device: int) -> None:
     if index:
-        raise NvmlError(_INVALID_ARGUMENT)
+        raise NvmlError(INVALID_ARGUMENT)
     put_u64(device, DEVICE)
 
 
-def _uuid() -> bytes:
+def device_uuid() -> bytes:
+    """Return the text of the device's UUID."""
     number = api.device_uuid(0).hex()
     prefix = "MIG" if api.device_facts().kind == "mig" else "GPU"
     return f"{prefix}-{number[:8]}-{number[8:12]}-{number[12:16]}-{number[16:20]}-{number[20:]}".encode()
@@ -171,8 +206,8 @@ def _uuid() -> bytes:
 
 @serves("char const *, nvmlDevice_t *")
 def nvmlDeviceGetHandleByUUID(uuid: int, device: int) -> None:
-    if get_string(uuid) != _uuid():
-        raise NvmlError(_NOT_FOUND)
+    if get_string(uuid) != device_uuid():
+        raise NvmlError(NOT_FOUND)
     put_u64(device, DEVICE)
 
 
@@ -180,37 +215,37 @@ def nvmlDeviceGetHandleByUUID(uuid: int, device: int) -> None:
 def nvmlDeviceGetHandleByPciBusId(bus_id: int, device: int) -> None:
     wanted = get_string(bus_id).decode("utf-8", "replace").lower()
     if not wanted or not wanted.endswith(api.device_pci_bus_id(0).lower()):
-        raise NvmlError(_NOT_FOUND)
+        raise NvmlError(NOT_FOUND)
     put_u64(device, DEVICE)
 
 
 @serves("nvmlDevice_t, char *, unsigned int")
 def nvmlDeviceGetName(device: int, buffer: int, length: int) -> None:
-    _check(device)
+    check_device(device)
     _text(buffer, length, api.device_name(0).encode())
 
 
 @serves("nvmlDevice_t, char *, unsigned int")
 def nvmlDeviceGetUUID(device: int, buffer: int, length: int) -> None:
-    _check(device)
-    _text(buffer, length, _uuid())
+    check_device(device)
+    _text(buffer, length, device_uuid())
 
 
 @serves("nvmlDevice_t, unsigned int *", "nvmlDeviceGetMinorNumber")
 def nvmlDeviceGetIndex(device: int, index: int) -> None:
-    _check(device)
+    check_device(device)
     put_u32(index, 0)
 
 
 @serves("nvmlDevice_t, nvmlBrandType_t *")
 def nvmlDeviceGetBrand(device: int, brand: int) -> None:
-    _check(device)
+    check_device(device)
     put_u32(brand, _BRAND_UNKNOWN)
 
 
 @serves("nvmlDevice_t, int *, int *")
 def nvmlDeviceGetCudaComputeCapability(device: int, major: int, minor: int) -> None:
-    _check(device)
+    check_device(device)
     capability = api.compute_capability(0)
     put_i32(major, capability[0])
     put_i32(minor, capability[1])
@@ -218,38 +253,43 @@ def nvmlDeviceGetCudaComputeCapability(device: int, major: int, minor: int) -> N
 
 @serves("nvmlDevice_t, nvmlMemory_t *")
 def nvmlDeviceGetMemoryInfo(device: int, memory: int) -> None:
-    _check(device)
+    check_device(device)
     free, total = api.mem_get_info()
     put_bytes(memory, struct.pack("<3Q", total, free, total - free))
 
 
 @serves("nvmlDevice_t, nvmlMemory_v2_t *")
 def nvmlDeviceGetMemoryInfo_v2(device: int, memory: int) -> None:
-    _check(device)
+    check_device(device)
     free, total = api.mem_get_info()
     # version (kept), total, reserved, free, used
     put_bytes(memory + 8, struct.pack("<4Q", total, 0, free, total - free))
 
 
-@serves("nvmlDevice_t, nvmlPciInfo_t *", "nvmlDeviceGetPciInfo", "nvmlDeviceGetPciInfo_v2")
-def nvmlDeviceGetPciInfo_v3(device: int, info: int) -> None:
-    _check(device)
+def pci_place() -> tuple[str, int, int, int]:
+    """Return the bus id as text, and its domain, bus and device."""
     text = api.device_pci_bus_id(0)
     domain, bus, rest = text.split(":")
-    numbers = int(domain, 16), int(bus, 16), int(rest.partition(".")[0], 16)
+    return text, int(domain, 16), int(bus, 16), int(rest.partition(".")[0], 16)
+
+
+@serves("nvmlDevice_t, nvmlPciInfo_t *", "nvmlDeviceGetPciInfo", "nvmlDeviceGetPciInfo_v2")
+def nvmlDeviceGetPciInfo_v3(device: int, info: int) -> None:
+    check_device(device)
+    text, *numbers = pci_place()
     # busIdLegacy[16], domain, bus, device, pciDeviceId, pciSubSystemId, busId[32]
     put_bytes(info, struct.pack("<16s5I32s", text[-12:].encode(), *numbers, 0, 0, text.encode()))
 
 
 @serves("nvmlDevice_t, unsigned int *, unsigned int *")
 def nvmlDeviceGetMigMode(device: int, current: int, pending: int) -> None:
-    _check(device)
+    check_device(device)
     raise NvmlError(NOT_SUPPORTED)
 
 
 @serves("nvmlDevice_t, nvmlComputeMode_t *")
 def nvmlDeviceGetComputeMode(device: int, mode: int) -> None:
-    _check(device)
+    check_device(device)
     put_u32(mode, 0)
 
 
@@ -259,11 +299,11 @@ def nvmlDeviceGetComputeMode(device: int, mode: int) -> None:
     "nvmlDeviceGetComputeRunningProcesses",
 )
 def nvmlDeviceGetComputeRunningProcesses_v3(device: int, count: int, processes: int) -> None:
-    _check(device)
+    check_device(device)
     room = get_u32(count)
     put_u32(count, 1)
     if not room:
-        raise NvmlError(_INSUFFICIENT_SIZE)
+        raise NvmlError(INSUFFICIENT_SIZE)
     free, total = api.mem_get_info()
     # pid, usedGpuMemory, gpuInstanceId, computeInstanceId (none)
     put_bytes(processes, struct.pack("<I4xQII", os.getpid(), total - free, 0xFFFFFFFF, 0xFFFFFFFF))
@@ -274,7 +314,7 @@ def nvmlDeviceGetComputeRunningProcesses_v3(device: int, count: int, processes: 
     "nvmlDeviceGetMPSComputeRunningProcesses_v3",
 )
 def nvmlDeviceGetGraphicsRunningProcesses_v3(device: int, count: int, processes: int) -> None:
-    _check(device)
+    check_device(device)
     put_u32(count, 0)
 
 
@@ -288,8 +328,17 @@ def refusal(name: str) -> int:
     return NO_PERMISSION if changes else NOT_SUPPORTED
 
 
+def functions() -> dict[str, tuple[str, Handler]]:
+    """Return what is served, by name: prototype and handler."""
+    from migproxy_plugins.cuda import nvml_device
+
+    assert nvml_device
+    return FUNCTIONS
+
+
 def patch_cynvml(module: ModuleType) -> None:
     """Point every capsule of ``cuda.bindings.cynvml`` at the session's view."""
+    functions()
     entries: dict[str, Callable[..., Any] | int] = {}
     for name, text in capsules.read(module).items():
         if name == "nvmlErrorString":
@@ -327,4 +376,5 @@ class VirtualLibrary:
 
 def patch_pynvml(module: ModuleType) -> None:
     """Give ``pynvml`` the session's view instead of libnvidia-ml."""
+    functions()
     module.nvmlLib = VirtualLibrary()  # type: ignore[attr-defined]

@@ -24,7 +24,8 @@ def pynvml(session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(api, "driver_version", lambda: 12080)
     monkeypatch.setattr(api, "mem_get_info", lambda: (700, 1000))
     monkeypatch.setattr(api, "compute_capability", lambda d=0: (9, 0))
-    monkeypatch.setattr(api, "device_facts", lambda: SimpleNamespace(kind="gpu"))
+    monkeypatch.setattr(api, "device_facts", lambda: SimpleNamespace(kind="software"))
+    monkeypatch.setattr(nvml._Library, "users", 0)
     spec = importlib.util.find_spec("pynvml")
     assert spec is not None
     assert spec.loader is not None
@@ -44,7 +45,7 @@ def test_the_slice_is_the_only_device(pynvml: Any) -> None:
     uuid = pynvml.nvmlDeviceGetUUID(device)
     assert uuid == "GPU-00010203-0405-0607-0809-0a0b0c0d0e0f"
     assert ctypes.cast(pynvml.nvmlDeviceGetHandleByUUID(uuid), ctypes.c_void_p).value == nvml.DEVICE
-    assert pynvml.nvmlSystemGetDriverVersion() == "12.8"
+    assert pynvml.nvmlSystemGetDriverVersion() == "570.00"
     assert pynvml.nvmlDeviceGetCudaComputeCapability(device) == (9, 0)
     for index, error in ((1, pynvml.NVML_ERROR_INVALID_ARGUMENT),):
         with pytest.raises(pynvml.NVMLError) as caught:
@@ -72,3 +73,29 @@ def test_the_rest_is_refused(pynvml: Any) -> None:
         pynvml.nvmlDeviceSetPersistenceMode(device, 1)
     with pytest.raises(pynvml.NVMLError_NotSupported):
         pynvml.nvmlDeviceGetTemperature(device, 0)
+
+
+def test_before_and_after_use_it_is_not_initialised(pynvml: Any) -> None:
+    for _ in range(2):
+        with pytest.raises(pynvml.NVMLError_Uninitialized):
+            pynvml.nvmlDeviceGetCount()
+        pynvml.nvmlInit()
+        pynvml.nvmlInit()
+        pynvml.nvmlShutdown()
+        assert pynvml.nvmlDeviceGetCount() == 1
+        pynvml.nvmlShutdown()
+
+
+def test_the_lesser_facts_are_the_devices(pynvml: Any, session: FakeSession) -> None:
+    session.attributes |= {13: 1_400_000, 32: 1, 36: 6_000_000, 37: 384, 84: 0}
+    pynvml.nvmlInit()
+    device = pynvml.nvmlDeviceGetHandleByIndex(0)
+    assert pynvml.nvmlDeviceGetArchitecture(device) == pynvml.NVML_DEVICE_ARCH_HOPPER
+    assert pynvml.nvmlDeviceGetMaxClockInfo(device, pynvml.NVML_CLOCK_SM) == 1400
+    assert pynvml.nvmlDeviceGetEccMode(device) == [1, 1]
+    assert pynvml.nvmlDeviceGetNumGpuCores(device) == 4 * 128
+    assert pynvml.nvmlDeviceGetMemoryBusWidth(device) == 384
+    assert pynvml.nvmlDeviceGetTopologyNearestGpus(device, 0) == []
+    (field,) = pynvml.nvmlDeviceGetFieldValues(device, [pynvml.NVML_FI_DEV_MEMORY_TEMP])
+    assert field.nvmlReturn == pynvml.NVML_ERROR_NOT_SUPPORTED
+    pynvml.nvmlShutdown()
