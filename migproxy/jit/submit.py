@@ -56,6 +56,7 @@ MAX_THREADS = 0xB0
 # counters
 SUBMITTED = 0x100
 WAITED = 0x150  # time-stamp ticks that machine code looked for replies
+DRAINED = 0x158  # number + 1 of a command whose good reply said that its stream had nothing left to do
 STREAMS = 0x110  # address of TABLE_SIZE bytes by handle index: 1 = the executor knows the stream
 FREE_EVENTS = 0x138  # address of a queue of TABLE_SIZE u32: event numbers to give out next, longest unused first
 FREE_EVENTS_HEAD = 0x140
@@ -96,6 +97,7 @@ STAGE_AT_ONCE = 64 << 10
 
 # Plain integers for the small language.
 _LAUNCH, _COPY_HTOD, _COPY_DTOH, _COPY_DTOD = int(Op.LAUNCH), int(Op.COPY_HTOD), int(Op.COPY_DTOH), int(Op.COPY_DTOD)
+_STREAM_SYNC = int(Op.STREAM_SYNC)
 _MEMSET, _EVENT_RECORD, _WAIT_EVENT = int(Op.MEMSET), int(Op.EVENT_RECORD), int(Op.STREAM_WAIT_EVENT)
 _LAUNCH_SIZE = layout.LAUNCH.size
 _COPY_SIZE, _MEMSET_SIZE, _EVENT_SIZE = layout.COPY.size, layout.MEMSET.size, layout.EVENT.size
@@ -458,16 +460,44 @@ def await_without_gil(producer: U64, number: U64, gil: U64) -> U64:
     return await_reply(producer, number)
 
 
+def is_drained(producer: U64, wire: U64) -> U64:
+    """Whether the last command of all waited for this very stream, to the end: then there is nothing to wait for.
+
+    One word says which command that was; its slot, which nothing has used again, says for which stream.
+    """
+    base = load64(producer + BASE)
+    head = load64_acquire(base + layout.HEAD_OFFSET)
+    if head == 0 or load64_acquire(producer + DRAINED) != head or load64(producer + LOST):
+        return 0
+    if load32_acquire(base + layout.STATE_OFFSET) >= layout.STATE_CLOSED:
+        return 0
+    if load32_acquire(base + layout.STICKY_STATUS_OFFSET) or load32_acquire(base + layout.DEFERRED_STATUS_OFFSET):
+        return 0
+    slot = base + layout.RING_OFFSET + (head - 1) % layout.SLOT_COUNT * layout.SLOT_SIZE
+    same = load64(slot + 8) == wire
+    # A command published meanwhile may have taken the lap's same slot: then the head says so.
+    return same and load64_acquire(base + layout.HEAD_OFFSET) == head
+
+
 def submit_sync(producer: U64, op: U64, stream: U64, gil: U64) -> U64:
-    """Submit a command without payload and wait for its reply. DONE, LATER or ASKED."""
+    """Submit a command without payload and wait for its reply. DONE, LATER or ASKED.
+
+    A stream that the last command has waited for needs no command: CuPy synchronises after each copy to the host.
+    """
     wire = wire_stream(producer, stream)
     if wire == BAD_STREAM:
         return LATER
+    if op == _STREAM_SYNC and is_drained(producer, wire):
+        return DONE
     slot = hot_begin(producer, 1)
     if slot == 0:
         return LATER
     slot_header(slot, op, layout.FLAG_WAIT, 0, wire)
-    return await_without_gil(producer, ring_publish(producer, 1), gil)
+    number = ring_publish(producer, 1)
+    result = await_without_gil(producer, number, gil)
+    if result == DONE and op == _STREAM_SYNC:
+        store64_release(producer + DRAINED, number + 1)
+    return result
 
 
 def forget_range(producer: U64, start: U64) -> None:
@@ -594,6 +624,7 @@ def copy_out_staged(producer: U64, target: U64, source: U64, size: U64, wire: U6
         return LATER
     result = await_without_gil(producer, slot - 1, gil)
     if result == DONE:
+        store64_release(producer + DRAINED, slot)
         copy(target, block, size)
         heap_free(load64(producer + HEAP), block)
     else:
@@ -619,6 +650,8 @@ def copy_out(producer: U64, target: U64, source: U64, size: U64, stream: U64, is
     if slot == 0:
         return LATER
     result = await_without_gil(producer, slot - 1, gil)
-    if result != DONE:
+    if result == DONE:
+        store64_release(producer + DRAINED, slot)
+    else:
         note_landing(producer, slot - 1, 0, target, size)
     return result

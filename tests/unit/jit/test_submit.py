@@ -467,6 +467,59 @@ def test_a_deferred_error_comes_out_of_a_synchronize(session: Session) -> None:
         server.end()
 
 
+@pytest.mark.parametrize("how", ["native", "python"])
+def test_a_stream_that_the_last_command_waited_for_needs_no_command(session: Session, how: str) -> None:
+    server = Server(session)
+    fast_path.attach(session)  # type: ignore[arg-type]
+    block = session.ring.block
+    copy_out = NATIVE["copy_out"] if how == "native" else as_python(submit.copy_out)
+    sync = NATIVE["submit_sync"] if how == "native" else as_python(submit.submit_sync)
+    memset = NATIVE["submit_memset"]
+
+    def commands(action: Any) -> int:
+        head = ctypes.c_uint64.from_address(session.base + layout.HEAD_OFFSET)
+        before = head.value
+        settle(action())
+        return head.value - before
+
+    def drained() -> bool:
+        """Whether the reply came while machine code looked for it; else Python has read it."""
+        return (
+            ctypes.c_uint64.from_address(block + submit.DRAINED).value
+            == ctypes.c_uint64.from_address(session.base + layout.HEAD_OFFSET).value
+        )
+
+    try:
+        buffer = ctypes.create_string_buffer(100)
+        for _ in range(200):
+            settle(copy_out(block, ctypes.addressof(buffer), DEVICE, 100, STREAM, 0, 0))
+            if not drained():
+                continue
+            assert commands(lambda: sync(block, Op.STREAM_SYNC, STREAM, 0)) == 0
+            # Another stream, and the whole context, are not what was waited for.
+            assert commands(lambda: sync(block, Op.STREAM_SYNC, 0, 0)) == 1
+            settle(copy_out(block, ctypes.addressof(buffer), DEVICE, 100, STREAM, 0, 0))
+            assert commands(lambda: sync(block, Op.CONTEXT_SYNC, 0, 0)) == 1
+            settle(copy_out(block, ctypes.addressof(buffer), DEVICE, 100, STREAM, 0, 0))
+            # Work was submitted since.
+            assert memset(block, DEVICE, 1, 8, 1, 0) in (submit.DONE, submit.LATER)
+            settle(NATIVE["submit_event"](block, Op.EVENT_RECORD, EVENT, 0, STREAM))
+            assert commands(lambda: sync(block, Op.STREAM_SYNC, STREAM, 0)) == 1
+            if not drained():
+                continue
+            assert commands(lambda: sync(block, Op.STREAM_SYNC, STREAM, 0)) == 0
+            # An earlier command's error must come out.
+            session.consumer.set_deferred_status(1)
+            with pytest.raises(CudaError, match="CUresult 1"):
+                commands(lambda: sync(block, Op.STREAM_SYNC, STREAM, 0))
+            break
+        else:
+            pytest.fail("no reply came in time")
+    finally:
+        fast_path.detach()
+        server.end()
+
+
 def make_module(name: str) -> types.ModuleType:
     module = types.ModuleType(name)
     module.__pyx_capi__ = {  # type: ignore[attr-defined]
