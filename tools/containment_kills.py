@@ -65,13 +65,23 @@ def ends_within(pid: int, seconds: float) -> bool:
 def tenant(path: str, what: str) -> subprocess.Popen[str]:
     """Start tests/security/victim.py as a function."""
     command = [sys.executable, "-m", "migproxy", "run", "--broker", path, str(SECURITY / "victim.py"), what]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that its children end with it
+    )
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """End a function if it still lives."""
+    """End a function if it still lives, and the children of a tenant."""
     with contextlib.suppress(ProcessLookupError):
-        process.kill()
+        if os.getpgid(process.pid) == process.pid:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
     process.communicate(timeout=30)
 
 
@@ -79,9 +89,9 @@ def end(process: subprocess.Popen[str]) -> None:
 class Herd:
     """A function whose children are killed one after another."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, what: str = "fork") -> None:
         self.path = path
-        self.process = tenant(path, "fork")
+        self.process = tenant(path, what)
         self.pids: queue.Queue[int] = queue.Queue()
         self.ready: queue.Queue[int] = queue.Queue()
         self.wrong: list[str] = []
@@ -107,8 +117,13 @@ class Herd:
 
     def wait_ready(self, pid: int) -> None:
         """Wait until a child computes."""
-        while self.ready.get(timeout=120) != pid:
-            pass
+        try:
+            while self.ready.get(timeout=120) != pid:
+                pass
+        except queue.Empty:
+            end(self.process)
+            assert self.process.stderr is not None
+            raise RuntimeError(f"a child does not compute: {self.process.stderr.read()[-500:]}") from None
 
 
 def kill_one(herd: Herd, chooser: random.Random, opening: float) -> tuple[bool, float, str, float]:

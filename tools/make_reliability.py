@@ -1,4 +1,5 @@
-"""Write docs/reliability.md from the records of ``tools/measure_containment.py`` in docs/data/reliability/*.json.
+"""Write docs/reliability.md from the records of ``tools/measure_containment.py`` and ``tools/measure_scale.py`` in
+docs/data/reliability/.
 
 Usage: ``python tools/make_reliability.py`` writes the page; with ``--check`` it only says (exit code 1) whether the
 page is out of date.
@@ -24,11 +25,13 @@ function, the bystander, computes on the same slice all the while and checks eve
 
 | event | what its function is to see |
 |---|---|
-| kernel fault | the native sticky CUDA error |
+| executor killed at a step | `tests/security/killing_executor.py` names the steps: at start, before and after driver functions and handlers, between the stores of an answer and of a hand-over of the lease; SessionLost, or no session if it was not open yet |
+| kernel fault (illegal address, trap, assert) | the native sticky CUDA error |
 | quota exceeded | the native out-of-memory error; it goes on |
 | hung kernel | the launch-timeout error after the slice's limit |
 | executor killed | the library's own error, caused by SessionLost, within a second |
-| function killed | (its session, memory and lease return within a second) |
+| function killed | (its session, memory and lease return within a second); half of them while their session opens |
+| malformed commands | each is answered, or the session closed |
 | arena overwritten | an error; its session is closed |
 | broker stopped | the library's own error, caused by SessionLost; the executors end |
 """
@@ -37,7 +40,7 @@ function, the bystander, computes on the same slice all the while and checks eve
 def page() -> str:
     """Return the page's text."""
     parts = [INTRODUCTION]
-    for path in sorted(RECORDS.glob("*.json")):
+    for path in sorted(RECORDS.glob("containment-*.json")):
         record: dict[str, Any] = json.loads(path.read_text())
         parts.append(f"## {record['device']}, {record['date']} ({record['cores']} cores, Python {record['python']})\n")
         parts.append("| event | rounds | as it is to be | longest until seen | seen |\n|---|--:|--:|--:|---|")
@@ -46,9 +49,26 @@ def page() -> str:
             longest = f"{row['longest_s']:.3f} s" if row["longest_s"] else "-"
             parts.append(f"| {row['event']} | {row['rounds']} | {row['right']} | {longest} | {seen} |")
         parts.append("")
-    if len(parts) == 1:
-        parts.append("No record yet.\n")
+    for path in sorted(RECORDS.glob("scale-*.json")):
+        parts += scale(json.loads(path.read_text()))
     return "\n".join(parts)
+
+
+def scale(record: dict[str, Any]) -> list[str]:
+    """Return what idle sessions cost and ended ones leave behind, by one record of ``tools/measure_scale.py``."""
+    idle, ended = record["idle"], record["ended"]
+    where = f"{record['device']}, {record['date']} ({record['cores']} cores, Python {record['python']})"
+    cpu = idle["cpu_percent_of_a_core"]
+    left = [f"{name} {ended['before'][name]} and {ended['after'][name]}" for name in ended["before"]]
+    resident = " and ".join(f"{each / 1024:.1f} MiB" for each in ended["broker_kib"])
+    return [
+        f"## Sessions that are idle, and that ended: {where}\n",
+        f"{idle['sessions']} sessions open and idle, in percent of one core: broker {cpu['broker']}, all executors"
+        f" {cpu['executors']}, all functions {cpu['functions']}. An executor holds {idle['executor_private_mib']} MiB of"
+        f" its own ({idle['executor_proportional_mib']} MiB with its share of what all have).\n",
+        f"{ended['sessions']} sessions opened and ended one after another; the broker then and after the first hundred"
+        f" of them: {', '.join(left)}; its memory {resident}.\n",
+    ]
 
 
 def main() -> int:

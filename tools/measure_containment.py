@@ -143,7 +143,7 @@ class Rig:
         return next(row.executor_pid for row in rows(self.path) if row.pid == pid)
 
     def footprint(self) -> dict[str, int]:
-        """Return what the broker holds that could be left behind: descriptors, processes, promised memory, sessions."""
+        """Return what the broker holds that could be left behind."""
         client = BrokerClient(self.path)
         try:
             (served,) = client.ask(control.AskStatus(), control.Status).slices
@@ -151,8 +151,10 @@ class Rig:
             client.close()
         children = Path(f"/proc/{self.broker.pid}/task/{self.broker.pid}/children").read_text().split()
         descriptors = len(list(Path(f"/proc/{self.broker.pid}/fd").iterdir()))
+        segments = sum("memfd:" in os.readlink(each) for each in Path(f"/proc/{self.broker.pid}/fd").iterdir())
         return {
             "descriptors": descriptors,
+            "memory segments": segments,
             "processes": len(children),
             "promised bytes": served.reserved,
             "sessions": served.sessions,

@@ -21,27 +21,24 @@ from migproxy.errors import CudaError, MigproxyError, SessionError
 from migproxy.executor import bootstrap, pump
 from migproxy.executor.device_memory import DeviceMemory
 from migproxy.executor.dispatch import carry_out, load_handlers
-from migproxy.executor.driver import AnyDriver, open_driver
+from migproxy.executor.driver import AnyDriver
 from migproxy.executor.facts import read_facts
 from migproxy.executor.handlers.callbacks import HostFunctions
 from migproxy.executor.lease import LeaseClient
+from migproxy.executor.opened import OpenDevice, open_device
 from migproxy.executor.plugin_host import PluginHost
-from migproxy.executor.process_memory import ProcessMemory
 from migproxy.executor.pump_tables import PumpTables
 from migproxy.executor.state import SessionState
 from migproxy.executor.turns import Alone, make_turns
 
 log = logging.getLogger("migproxy.executor")
 
-#: Where NVML does not count by process, the context is the device's loss of free memory, of which neighbours that start
-#: at the same time can be a part; no context is larger than this.
-LARGEST_CONTEXT = 1 << 30
 _PR_SET_TIMERSLACK = 29
 #: An idle executor wakes this often, to notice what no bell announces.
-IDLE_NAP = 0.5
+IDLE_NAP = 1.0
 
 
-def serve(spec: control.SessionSpec, fds: list[int], sock: socket.socket) -> None:
+def serve(spec: control.SessionSpec, fds: list[int], sock: socket.socket, opened: OpenDevice | None = None) -> None:
     """Serve one session until it ends.
 
     Parameters
@@ -51,15 +48,13 @@ def serve(spec: control.SessionSpec, fds: list[int], sock: socket.socket) -> Non
         Descriptors of the arena's segments.
     sock : socket.socket
         The control socket to the broker.
+    opened : OpenDevice, optional
+        The session's device, if it was opened in advance by this thread.
     """
     load_handlers()
     _sleep_precisely()
-    driver = open_driver(spec.device)
-    process = ProcessMemory(driver)
-    free_before = process.free()
-    context = driver.out("cuDevicePrimaryCtxRetain", 0)
-    driver.call("cuCtxSetCurrent", context)
-    context_bytes = process.used() or min(max(0, free_before - process.free()), LARGEST_CONTEXT)
+    opened = opened or open_device(spec.device)
+    driver, process, context_bytes = opened.driver, opened.memory, opened.context_bytes
     arena_base, arena_end = _map_arena(spec, fds)
     device_base = driver.out(
         "cuMemAddressReserve", spec.windows.device_size, protocol.DEVICE_GRANULE, spec.windows.device_base, 0

@@ -168,6 +168,24 @@ except Exception as error:
     assert victim.wait(20.0) == 0
 
 
+def cpu_ns(pid: int) -> int:
+    """Return how long a process and its threads have been on a CPU."""
+    tasks = Path(f"/proc/{pid}/task")
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir())
+
+
+def test_an_idle_session_costs_no_cpu_time(broker: RealBroker) -> None:
+    function = broker.start(WATCHED)
+    assert line(function) == "999000.0"
+    row = broker.row_of(function)
+    pids = {"function": function.pid, "executor": row.executor_pid, "broker": broker.process.pid}
+    time.sleep(0.5)  # what it did before comes to an end
+    before = {name: cpu_ns(pid) for name, pid in pids.items()}
+    time.sleep(1.0)  # nothing is to happen meanwhile
+    used = {name: (cpu_ns(pid) - before[name]) / 1e9 for name, pid in pids.items()}
+    assert max(used.values()) < 0.005, used
+
+
 def test_killed_functions_give_everything_back(broker: RealBroker) -> None:
     chooser = random.Random(5)
     for _ in range(4):

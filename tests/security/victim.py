@@ -7,7 +7,8 @@ error, the names of the error and its causes, and when it came (CLOCK_MONOTONIC)
 many of them the session went on or was closed with an error; what is neither is an error of this program.
 
 ``victim.py fork``: for each line of its input starts a child that opens a session of its own and does work of every
-kind in random order until it is killed; tells the child's pid, and ``ready PID`` once it computes.
+kind in random order until it is killed; tells the child's pid, and ``ready PID`` once it computes. ``victim.py herd``:
+the same with children that compute once and are idle then.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from migproxy.abi import layout
@@ -150,6 +152,15 @@ def tour() -> None:
         print("ended", *causes(error), time.monotonic(), flush=True)
 
 
+def idle() -> None:
+    """Compute once and then do nothing."""
+    work = Work()
+    work.kernel()
+    print(f"ready {os.getpid()}", flush=True)
+    while True:
+        signal.pause()
+
+
 def child() -> None:
     """Work in random order, for ever."""
     chooser = random.Random(os.getpid())
@@ -160,14 +171,14 @@ def child() -> None:
         chooser.choice(work.kinds)()
 
 
-def fork() -> None:
+def fork(what: Callable[[], None]) -> None:
     """Start a child for each line."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     print("ready", flush=True)
     for _ in sys.stdin:
         pid = os.fork()
         if not pid:
-            child()
+            what()
         print(pid, flush=True)
 
 
@@ -210,4 +221,5 @@ def send_nonsense(op: int, chooser: random.Random) -> int:
 
 
 if __name__ == "__main__":
-    {"tour": tour, "fork": fork, "nonsense": nonsense}[sys.argv[1]]()
+    modes = {"tour": tour, "fork": lambda: fork(child), "herd": lambda: fork(idle), "nonsense": nonsense}
+    modes[sys.argv[1]]()
