@@ -25,15 +25,19 @@ function, the bystander, computes on the same slice all the while and checks eve
 
 | event | what its function is to see |
 |---|---|
-| executor killed at a step | `tests/security/killing_executor.py` names the steps: at start, before and after driver functions and handlers, between the stores of an answer and of a hand-over of the lease; SessionLost, or no session if it was not open yet |
+| executor killed at a step | SessionLost; no session if it was not open yet |
 | kernel fault (illegal address, trap, assert) | the native sticky CUDA error |
 | quota exceeded | the native out-of-memory error; it goes on |
 | hung kernel | the launch-timeout error after the slice's limit |
 | executor killed | the library's own error, caused by SessionLost, within a second |
-| function killed | (its session, memory and lease return within a second); half of them while their session opens |
+| function killed | (its session, memory and lease return within a second) |
 | malformed commands | each is answered, or the session closed |
 | arena overwritten | an error; its session is closed |
 | broker stopped | the library's own error, caused by SessionLost; the executors end |
+
+The steps at which executors die are those of `tests/security/killing_executor.py`: at start, before and after driver
+functions and handlers, between the stores of an answer and of a hand-over of the lease. Of the functions that are
+killed half die while their session opens.
 """
 
 
@@ -64,8 +68,8 @@ def scale(record: dict[str, Any]) -> list[str]:
     return [
         f"## Sessions that are idle, and that ended: {where}\n",
         f"{idle['sessions']} sessions open and idle, in percent of one core: broker {cpu['broker']}, all executors"
-        f" {cpu['executors']}, all functions {cpu['functions']}. An executor holds {idle['executor_private_mib']} MiB of"
-        f" its own ({idle['executor_proportional_mib']} MiB with its share of what all have).\n",
+        f" {cpu['executors']}, all functions {cpu['functions']}. An executor holds {idle['executor_private_mib']} MiB"
+        f" of its own ({idle['executor_proportional_mib']} MiB with its share of what all have).\n",
         f"{ended['sessions']} sessions opened and ended one after another; the broker then and after the first hundred"
         f" of them: {', '.join(left)}; its memory {resident}.\n",
     ]
