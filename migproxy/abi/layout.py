@@ -81,6 +81,8 @@ STATUS_LIBRARY_LONG = -5  # as STATUS_LIBRARY, but the map must be fetched as af
 LAUNCH = struct.Struct("<Q6IIIII")
 LAUNCH_PARAMS_OFFSET = PAYLOAD_OFFSET + LAUNCH.size  # 112: 16-byte aligned
 LAUNCH_COOPERATIVE = 1
+#: After LAUNCH in a launch with clusters, before the parameters: blocks of a cluster x, y, z, CUclusterSchedulingPolicy
+CLUSTER = struct.Struct("<4I")
 #: destination u64, source u64, bytes u64
 COPY = struct.Struct("<QQQ")
 #: Destination and source of a box of rows and slices, each: BOX_* u32, pad; x in bytes, y, z u64; address of the first

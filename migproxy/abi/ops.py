@@ -63,6 +63,7 @@ class Op(IntEnum):
     COPY_BOX_DEVICE = 52
     LATE_ERROR = 53
     ALLOCATION = 54
+    LAUNCH_EX = 55
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,7 @@ OPERATIONS: dict[Op, OpFacts] = {
     Op.GRAPH_INSTANTIATE: _facts(waits=True),
     Op.GRAPH_DESTROY: _facts(),
     Op.HOST_CALLBACK_NEXT: _facts(waits=True),
+    Op.LAUNCH_EX: _facts(lease=True),
     Op.COPY_BOX: _facts(),
     Op.COPY_BOX_DEVICE: _facts(lease=True),
     Op.LIBRARY_QUERY: _facts(),

@@ -17,11 +17,14 @@ from migproxy_plugins.cuda.registry import refuse, serves
 
 from migproxy.errors import CudaError
 from migproxy.session import api
+from migproxy.session.api.launch import Cluster
+from migproxy.session.api.streams import resolve
 
 # CUlaunchConfig: gridDim x, y, z, blockDim x, y, z, sharedMemBytes, hStream, attrs, numAttrs
 _CONFIG = struct.Struct("<7I4xQQI")
 _ATTRIBUTE_SIZE = 72  # CUlaunchAttribute: id, pad to 8, value of 64 bytes
 _ATTRIBUTE_VALUE = 8
+_CLUSTER_LAUNCH = 120  # CUdevice_attribute
 
 # CUlaunchAttributeID
 _IGNORE = 0
@@ -48,7 +51,6 @@ _HINTS = frozenset(
         _IGNORE,
         _ACCESS_POLICY_WINDOW,
         _SYNCHRONIZATION_POLICY,
-        _CLUSTER_SCHEDULING_POLICY,
         _PROGRAMMATIC_STREAM_SERIALIZATION,
         _PRIORITY,
         _MEM_SYNC_DOMAIN_MAP,
@@ -94,28 +96,33 @@ def cuLaunchCooperativeKernel(
     api.launch(function, grid, block, shared, stream, parameters, 0, cooperative=True)
 
 
-def _attributes(address: int, count: int) -> bool:
-    """Return whether the launch is cooperative; refuses what would change its meaning."""
-    cooperative = False
+def _attributes(address: int, count: int) -> tuple[bool, Cluster | None]:
+    """Return whether the launch is cooperative, and its clusters; refuses what would change its meaning."""
+    cooperative, size, policy = False, (1, 1, 1), 0
     for entry in range(address, address + _ATTRIBUTE_SIZE * count, _ATTRIBUTE_SIZE):
         kind, value = get_u32(entry), entry + _ATTRIBUTE_VALUE
         if kind == _COOPERATIVE:
             cooperative = bool(get_u32(value))
         elif kind == _CLUSTER_DIMENSION:
-            if tuple(get_u32(value + 4 * i) for i in range(3)) != (1, 1, 1):
-                raise refuse("cuLaunchKernelEx", "thread block clusters are not supported yet")
+            size = get_u32(value), get_u32(value + 4), get_u32(value + 8)
+        elif kind == _CLUSTER_SCHEDULING_POLICY:
+            policy = get_u32(value)
         elif kind in (_PROGRAMMATIC_EVENT, _LAUNCH_COMPLETION_EVENT, _DEVICE_UPDATABLE_KERNEL_NODE):
             raise refuse("cuLaunchKernelEx", f"launch attribute {kind} is not supported")
         elif kind not in _HINTS:
             raise CudaError(st.INVALID_VALUE, f"launch attribute {kind}")
-    return cooperative
+    if size == (1, 1, 1):
+        return cooperative, None
+    if not api.device_attribute(_CLUSTER_LAUNCH, 0):
+        raise refuse("cuLaunchKernelEx", "the device has no thread block clusters")
+    return cooperative, (*size, policy)
 
 
 @serves()
 def cuLaunchKernelEx(config: int, function: int, parameters: int, extra: int) -> None:
     gx, gy, gz, bx, by, bz, shared, stream, attributes, count = _CONFIG.unpack(get_bytes(config, _CONFIG.size))
-    cooperative = _attributes(attributes, count) if count else False
-    api.launch(function, (gx, gy, gz), (bx, by, bz), shared, stream, parameters, extra, cooperative)
+    cooperative, cluster = _attributes(attributes, count) if count else (False, None)
+    api.launch(function, (gx, gy, gz), (bx, by, bz), shared, stream, parameters, extra, cooperative, cluster)
 
 
 @serves()
@@ -180,11 +187,22 @@ def cuOccupancyAvailableDynamicSMemPerBlock(size: int, function: int, blocks: in
     put_u64(size, int(outs[0]))
 
 
+def _of_clusters(name: str, function: int, config: int) -> int:
+    gx, gy, gz, bx, by, bz, shared, stream, attributes, count = _CONFIG.unpack(get_bytes(config, _CONFIG.size))
+    cooperative, cluster = _attributes(attributes, count) if count else (False, None)
+    sizes = [gx, gy, gz, bx, by, bz, shared]
+    arguments = (wire_function(function), resolve(stream), sizes, list(cluster or (1, 1, 1, 0)), int(cooperative))
+    status, outs = api.driver_call(name, arguments)
+    if status:
+        raise CudaError(status, name)
+    return int(outs[0])
+
+
 @serves()
 def cuOccupancyMaxActiveClusters(clusters: int, function: int, config: int) -> None:
-    raise refuse("cuOccupancyMaxActiveClusters", "thread block clusters are not supported yet")
+    put_i32(clusters, _of_clusters("cuOccupancyMaxActiveClusters", function, config))
 
 
 @serves()
 def cuOccupancyMaxPotentialClusterSize(size: int, function: int, config: int) -> None:
-    raise refuse("cuOccupancyMaxPotentialClusterSize", "thread block clusters are not supported yet")
+    put_i32(size, _of_clusters("cuOccupancyMaxPotentialClusterSize", function, config))

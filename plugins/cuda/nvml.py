@@ -267,10 +267,9 @@ def nvmlDeviceGetMemoryInfo_v2(device: int, memory: int) -> None:
 
 
 def pci_place() -> tuple[str, int, int, int]:
-    """Return the bus id as text, and its domain, bus and device."""
-    text = api.device_pci_bus_id(0)
-    domain, bus, rest = text.split(":")
-    return text, int(domain, 16), int(bus, 16), int(rest.partition(".")[0], 16)
+    """Return the bus id as NVML writes it (a domain of eight digits), and its domain, bus and device."""
+    domain, bus, rest = api.device_pci_bus_id(0).split(":")
+    return f"{int(domain, 16):08X}:{bus}:{rest}", int(domain, 16), int(bus, 16), int(rest.partition(".")[0], 16)
 
 
 @serves("nvmlDevice_t, nvmlPciInfo_t *", "nvmlDeviceGetPciInfo", "nvmlDeviceGetPciInfo_v2")

@@ -41,6 +41,7 @@ _FAMILIES = (
     "nodes",
     "pools",
     "streams",
+    "tensormap",
     "virtual",
 )
 

@@ -14,7 +14,9 @@ CUDA_ERROR_INVALID_VALUE = 1
 _LAUNCH_PARAM_END = 0
 _LAUNCH_PARAM_BUFFER_POINTER = 1
 _LAUNCH_PARAM_BUFFER_SIZE = 2
+CUDA_ERROR_INVALID_CLUSTER_SIZE = 912
 Extent = tuple[int, int, int]
+Cluster = tuple[int, int, int, int]
 
 # CUdevice_attribute: the limits of block x, y, z, grid x, y, z
 _BLOCK_LIMITS = (2, 3, 4)
@@ -90,6 +92,7 @@ def launch(
     kernel_params: int,
     extra: int = 0,
     cooperative: bool = False,
+    cluster: Cluster | None = None,
 ) -> None:
     """Launch a kernel; returns as soon as the command is in the ring.
 
@@ -105,6 +108,8 @@ def launch(
         Addresses of the arrays that ``cuLaunchKernel`` takes.
     cooperative : bool
         Launch as ``cuLaunchCooperativeKernel`` does.
+    cluster : tuple of four int, optional
+        Blocks of a cluster x, y, z, and their ``CUclusterSchedulingPolicy``.
 
     Raises
     ------
@@ -118,4 +123,9 @@ def launch(
     packed = gather(function, kernel_params, extra)
     flags = layout.LAUNCH_COOPERATIVE if cooperative else 0
     head = layout.LAUNCH.pack(function.handle, *grid, *block, shared, flags, len(packed), 0)
-    session.post(Op.LAUNCH, head + packed, stream=wire)
+    if cluster is None:
+        session.post(Op.LAUNCH, head + packed, stream=wire)
+        return
+    if any(size <= 0 or whole % size for size, whole in zip(cluster, grid, strict=False)):
+        raise CudaError(CUDA_ERROR_INVALID_CLUSTER_SIZE, "the grid is not made of whole clusters")
+    session.post(Op.LAUNCH_EX, head + layout.CLUSTER.pack(*cluster) + packed, stream=wire)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from migproxy_plugins.cuda import memory_unsafe as raw
 from migproxy_plugins.cuda.executor.arrays import ARRAY_FUNCTIONS, serve_array
+from migproxy_plugins.cuda.executor.clusters import CLUSTER_FUNCTIONS, serve_clusters
 from migproxy_plugins.cuda.executor.graph_objects import GRAPH_FUNCTIONS, serve_graph
 from migproxy_plugins.cuda.executor.graphs import NODE_FUNCTIONS, known_handle, serve_node
+from migproxy_plugins.cuda.executor.tensormaps import TENSOR_MAP_FUNCTIONS, serve_tensor_map
 from migproxy_plugins.cuda.rules import KINDS, RULES, SINCE, VERSION_WITHOUT_EDGE_DATA, WITHOUT_EDGE_DATA
 
 from migproxy.errors import CudaError, ProtocolError
@@ -34,7 +36,7 @@ def serve(driver: AnyDriver, session: SessionState, name: str, packed: Sequence[
     driver : AnyDriver
     session : SessionState
     name : str
-        One of `RULES`, `graphs.NODE_FUNCTIONS`, `graph_objects.GRAPH_FUNCTIONS` or `arrays.ARRAY_FUNCTIONS`.
+        A key of `RULES`, or a name that one of the modules here serves.
     packed : sequence
         The inputs in order.
 
@@ -58,6 +60,10 @@ def serve(driver: AnyDriver, session: SessionState, name: str, packed: Sequence[
         return serve_node(driver, session, name, packed)
     if name in ARRAY_FUNCTIONS:
         return serve_array(driver, session, name, packed)
+    if name in TENSOR_MAP_FUNCTIONS:
+        return serve_tensor_map(driver, session, name, packed)
+    if name in CLUSTER_FUNCTIONS:
+        return serve_clusters(driver, session, name, packed)
     if name in GRAPH_FUNCTIONS:
         return serve_graph(driver, session, name, packed)
     rule = RULES.get(name)

@@ -121,8 +121,8 @@ def test_advice_on_managed_memory_is_remembered(session: FakeSession) -> None:
 
 def test_what_is_refused_is_not_advertised(session: FakeSession) -> None:
     small = Out(ctypes.c_int)
-    session.attributes |= {103: 1, 120: 1, 115: 0}
-    for attribute, value in ((103, 0), (120, 0), (115, 1)):
+    session.attributes |= {103: 1, 120: 1, 132: 1, 115: 0}
+    for attribute, value in ((103, 0), (120, 1), (132, 0), (115, 1)):
         assert call("cuDeviceGetAttribute", small.at, attribute, 0) == 0
         assert small.value == value
 
@@ -177,12 +177,16 @@ def attribute(kind: int, *values: int) -> bytes:
 def test_launch_attributes(session: FakeSession) -> None:
     config, _ = launch_config()
     assert call("cuLaunchKernelEx", config.at, FUNCTION, 0, 0) == 0
-    assert session.calls[-1] == ("launch", FUNCTION, (2, 1, 1), (64, 1, 1), 256, 9, 0, 0, False)
+    assert session.calls[-1] == ("launch", FUNCTION, (2, 1, 1), (64, 1, 1), 256, 9, 0, 0, False, None)
     config, _keep = launch_config(attribute(2, 1) + attribute(6, 1) + attribute(4, 1, 1, 1))
     assert call("cuLaunchKernelEx", config.at, FUNCTION, 0, 0) == 0
-    assert session.calls[-1][-1] is True
-    config, _keep = launch_config(attribute(4, 2, 1, 1))
+    assert session.calls[-1][-2:] == (True, None)
+    session.attributes[120] = 0
+    config, _keep = launch_config(attribute(4, 2, 1, 1) + attribute(5, 1))
     assert call("cuLaunchKernelEx", config.at, FUNCTION, 0, 0) == 801
+    session.attributes[120] = 1
+    assert call("cuLaunchKernelEx", config.at, FUNCTION, 0, 0) == 0
+    assert session.calls[-1][-2:] == (False, (2, 1, 1, 1))
     config, _keep = launch_config(attribute(99, 0))
     assert call("cuLaunchKernelEx", config.at, FUNCTION, 0, 0) == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 import threading
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ from migproxy.abi import layout
 from migproxy.abi.ops import OPERATIONS, Op
 from migproxy.abi.protocol import DEVICE_GRANULE
 from migproxy.executor import pump
+from migproxy.executor.handlers.launch import LaunchTarget
 
 from .executor_rig import QUOTA, WINDOW, Rig
 
@@ -167,3 +169,34 @@ def test_a_question_that_stays_open_does_not_block_the_ring(rig: Rig) -> None:
     assert open_question + layout.SLOT_COUNT not in numbers
     rig.step()
     assert [rig.producer.wait(number, 5.0)[0] for number in numbers] == [0] * 8
+
+
+def test_a_launch_with_clusters_names_them_to_the_driver(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+
+    def launch(config: int, function: int, parameters: int, extra: int) -> int:
+        (pointer,) = struct.unpack("<Q", ctypes.string_at(parameters, 8))
+        attributes, count = struct.unpack_from("<QI", ctypes.string_at(config, 56), 40)
+        seen.extend(
+            (ctypes.string_at(config, 32), ctypes.string_at(attributes, 72 * count), ctypes.string_at(pointer, 4))
+        )
+        assert (function, extra) == (0xF00, 0)
+        return 0
+
+    monkeypatch.setattr(rig.state.driver.device, "cuLaunchKernelEx", launch)  # type: ignore[union-attr]
+    handle = layout.make_handle(layout.KIND_FUNCTION, 77)
+    rig.state.functions[handle] = LaunchTarget(0xF00, [(0, 4)], 4)
+    sizes = 4, 1, 1, 32, 1, 1
+    cluster = layout.CLUSTER.pack(2, 1, 1, 1)
+    head = layout.LAUNCH.pack(handle, *sizes, 128, layout.LAUNCH_COOPERATIVE, 4, 0)
+    assert rig.call(Op.LAUNCH_EX, head + cluster + b"parm")[0] == 0
+    config, attributes, parameter = seen
+    assert struct.unpack("<7I", config[:28]) == (*sizes, 128)
+    assert [struct.unpack_from("<I4x3I", attributes, 72 * index) for index in range(3)] == [
+        (4, 2, 1, 1), (5, 1, 0, 0), (2, 1, 0, 0),
+    ]  # fmt: skip
+    assert parameter == b"parm"
+    assert rig.call(Op.LAUNCH_EX, head + cluster + b"par")[0] == 1
+    stale = layout.LAUNCH.pack(handle + 1, *sizes, 128, 0, 4, 0)
+    assert rig.call(Op.LAUNCH_EX, stale + cluster + b"parm")[0] == 400
+    del rig.state.functions[handle]
