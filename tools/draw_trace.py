@@ -1,6 +1,6 @@
 """Draw a trace of ``migproxy trace`` as lanes: a band for each function, in it kernels, copies and CPU phases.
 
-Usage: ``python tools/draw_trace.py TRACE.json PICTURE.svg [--start MS] [--length MS] [--title TEXT]``
+Usage: ``python tools/draw_trace.py TRACE.json PICTURE [--start MS] [--length MS] [--title TEXT]``
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import matplotlib
 
-matplotlib.use("svg")
+matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.patches import Patch
 

@@ -35,14 +35,20 @@ class RealBroker:
         assert "serves on" in self.process.stderr.readline()
         self.functions: list[subprocess.Popen[str]] = []
 
-    def start(self, code: str, *arguments: str) -> subprocess.Popen[str]:
-        function = subprocess.Popen(
-            [sys.executable, "-m", "migproxy", "run", "--broker", self.path, "-", *arguments],
-            env=ENV, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+    def start(self, code: str) -> subprocess.Popen[str]:
+        """Start a function that is told nothing more."""
+        function = self.run("-")
         assert function.stdin is not None
         function.stdin.write(code)
         function.stdin.close()
+        return function
+
+    def run(self, script: str) -> subprocess.Popen[str]:
+        """Start a function from a file."""
+        function = subprocess.Popen(
+            [sys.executable, "-m", "migproxy", "run", "--broker", self.path, script],
+            env=ENV, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
         self.functions.append(function)
         return function
 
@@ -75,7 +81,7 @@ class RealBroker:
         for function in self.functions:
             with contextlib.suppress(ProcessLookupError):
                 function.kill()
-            for stream in (function.stdout, function.stderr):
+            for stream in (function.stdin, function.stdout, function.stderr):
                 if stream is not None:
                     stream.close()
             function.wait(10.0)
