@@ -47,7 +47,8 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
             (
                 "transa not in (0, 1, 2, 3)",
                 "transb not in (0, 1, 2, 3)",
-                "min(m, n) > 0 and (lda < (n if transa else m) or ldb < (n if transb else m) or ldc < m)",
+                # With a factor of zero an operand may be anything, and its leading dimension, too.
+                "min(m, n) > 0 and ldc < m",
             ),
             None,
         ),
