@@ -227,6 +227,8 @@ class Emitter(ABC):
         """A brace list as one integer, first item lowest."""
         total = types.width(kind)
         each = total // len(operand.items)
+        if each == total:  # braces round one item: Triton writes them
+            return self.get(operand.items[0], f"b{each}"), f"i{total}"
         out = "0"
         for number, item in enumerate(operand.items):
             value = self.op(f"zext i{each} {self.get(item, f'b{each}')} to i{total}")
@@ -243,6 +245,9 @@ class Emitter(ABC):
         if isinstance(operand, Reg):
             storage = types.storage(self.function.regs[operand.name])
             self.put_raw(operand.name, self.coerce(value, have, storage, sign=types.signed(kind)))
+            return
+        if isinstance(operand, Vec) and len(operand.items) == 1:
+            self.put(operand.items[0], kind, value, have)
             return
         if isinstance(operand, Vec):
             total = types.width(kind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 
-from migproxy.softgpu.ptx import special, types
+from migproxy.softgpu.ptx import matrices, special, types
 from migproxy.softgpu.ptx.ast import (
     Addr,
     FImm,
@@ -711,7 +711,7 @@ def parse(source: str) -> Module:
     PtxError
         With the line and its text, for anything that is not understood.
     """
-    parser = Parser(tokenize(source))
+    parser = Parser(tokenize(matrices.expand(source)))
     parser._tables = {}
     parser._labels = {}
     parser._prefixes = {}
