@@ -95,8 +95,6 @@ NO_DEST = frozenset(
         "call",
         "ret",
         "exit",
-        "bar",
-        "barrier",
         "membar",
         "fence",
         "prefetch",
@@ -128,4 +126,6 @@ def without_result(instr: Instr) -> bool:
     """Whether the first operand is no result."""
     if instr.name == "mbarrier":
         return instr.mods[0] in ("init", "inval", "expect_tx", "complete_tx")
-    return instr.name in NO_DEST or (instr.name in ("bar", "barrier") and "red" not in instr.mods)
+    if instr.name in ("bar", "barrier"):
+        return "red" not in instr.mods
+    return instr.name in NO_DEST
