@@ -31,6 +31,7 @@ function, the bystander, computes on the same slice all the while and checks eve
 | hung kernel | the launch-timeout error after the slice's limit |
 | executor killed | the library's own error, caused by SessionLost, within a second |
 | function killed | (its session, memory and lease return within a second) |
+| memory searched for an earlier function's | none of its words in device memory, none in kernels' shared memory |
 | malformed commands | each is answered, or the session closed |
 | arena overwritten | an error; its session is closed |
 | broker stopped | the library's own error, caused by SessionLost; the executors end |

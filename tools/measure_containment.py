@@ -111,6 +111,39 @@ except BaseException as error:
     print(*told(error), round(time.time() - began, 3), flush=True)
 time.sleep(30)
 """
+PATTERN = """
+pattern, words = 0x5A17C0DE, 10000
+count = cupy.zeros(1, dtype=cupy.uint32)
+shared = cupy.RawKernel('''
+extern "C" __global__ void shared(unsigned* found, unsigned pattern, unsigned words, int fill) {
+    extern __shared__ unsigned room[];
+    for (unsigned i = threadIdx.x; i < words; i += blockDim.x) {
+        if (fill) room[i] = pattern;
+        else if (room[i] == pattern) atomicAdd(found, 1);
+    }
+}''', "shared")
+def in_shared(fill):
+    for _ in range(3):
+        shared((528,), (128,), (count, cupy.uint32(pattern), cupy.uint32(words), cupy.int32(fill)), shared_mem=4 * words)
+    cupy.cuda.Device().synchronize()
+"""
+FILL = (
+    PATTERN
+    + """
+full = cupy.full(40 << 20, pattern, dtype=cupy.uint32)
+in_shared(1)
+print("filled", flush=True)
+time.sleep(60)
+"""
+)
+SEARCH = (
+    PATTERN
+    + """
+in_shared(0)
+place = cupy.empty(40 << 20, dtype=cupy.uint32)
+print("device:", int((place == pattern).sum()), "shared:", int(count[0]), flush=True)
+"""
+)
 
 
 class Rig:
@@ -120,7 +153,14 @@ class Rig:
         self.device = device
         self.path = os.path.join(tempfile.mkdtemp(), "b.sock")
         command = [sys.executable, "-m", "migproxy", "broker", "--socket", self.path, "--device", device]
-        command += ["--default-memory", "512MiB", "--kernel-seconds", "2", "--warm", "1"]
+        command += [
+            "--default-memory",
+            "512MiB" if device == "software" else "4GiB",
+            "--kernel-seconds",
+            "2",
+            "--warm",
+            "1",
+        ]
         self.broker = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.broker.stderr is not None
         if "serves on" not in self.broker.stderr.readline():
@@ -215,6 +255,20 @@ def executor_killed(rig: Rig, chooser: random.Random) -> tuple[bool, float, str]
     return words[-2] == "SessionLost" and float(words[-1]) < 1, float(words[-1]), " ".join(words[:-1])
 
 
+def searched(rig: Rig, chooser: random.Random) -> tuple[bool, float, str]:
+    """Have a function search its memory for what one before it, which was killed, had written into its own."""
+    before = rig.function(FILL)
+    line(before)
+    end(before)
+    until_gone(rig, before.pid)
+    after = rig.function(SEARCH)
+    try:
+        words = line(after)
+    finally:
+        end(after)
+    return words == ["device:", "0", "shared:", "0"], 0.0, " ".join(words)
+
+
 def nonsense_sent(rig: Rig, chooser: random.Random) -> tuple[bool, float, str]:
     """Have a function send malformed commands of every operation."""
     process = tenant(rig.path, "nonsense")
@@ -266,6 +320,7 @@ EVENTS: dict[str, Event] = {
     "arena overwritten": arena_overwritten,
     "broker stopped": broker_stopped,
     MALFORMED: nonsense_sent,
+    "memory searched for an earlier function's": searched,
 }
 NAMES = (STEPS, *EVENTS, KILLS)
 

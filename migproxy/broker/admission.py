@@ -4,7 +4,7 @@ why."""
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from migproxy.abi.control import Hello, Windows
@@ -86,11 +86,13 @@ def admit(
     slices: Sequence[Slice],
     ledgers: dict[str, Ledger],
     config: BrokerConfig,
+    warm: Callable[[str], int] = lambda _: 0,
 ) -> Admission:
     """Choose a slice and enter the session in its ledger.
 
-    A further session of a function joins the function's account, on its slice. A first one goes to the slice that
-    matches the device name and has the most free memory.
+    A further session of a function joins the function's account, on its slice. A first one goes to a slice that matches
+    the device name or profile and has room: one for which an executor waits, then the one with the most free memory.
+    `warm` tells how many wait for a slice.
 
     Raises
     ------
@@ -127,7 +129,7 @@ def admit(
         ledgers[candidate.name].reserve(function_id, uid, session_id, account.quota)
         return Admission(candidate, account.quota)
     denial: Denied | None = None
-    for candidate in sorted(candidates, key=lambda each: -ledgers[each.name].free):
+    for candidate in sorted(candidates, key=lambda each: (not warm(each.name), -ledgers[each.name].free)):
         try:
             quota = quota_for(hello, candidate, config)
             ledgers[candidate.name].reserve(function_id, uid, session_id, quota)

@@ -106,7 +106,8 @@ class BrokerConfig:
     unisolated_slices : mapping of str to Unisolated
         Slices by name that take the place of the devices they are parts of.
     warm : int
-        Executors kept ready for each slice, started before a function asks for one.
+        Executors kept ready for each slice, started before a function asks for one; negative: one for each GPU or MIG
+        slice, none for the software GPU.
     metrics_port : int
         Port on 127.0.0.1 for Prometheus; 0: none.
     executor_uid : int
@@ -136,7 +137,7 @@ class BrokerConfig:
     usage_seconds: float = 2.0
     slices: Mapping[str, SliceSettings] = field(default_factory=dict)
     unisolated_slices: Mapping[str, Unisolated] = field(default_factory=dict)
-    warm: int = 0
+    warm: int = -1
     metrics_port: int = 0
     executor_uid: int = 0
     cache_dir: str = ""

@@ -71,7 +71,7 @@ class Broker:
                 self.leases[each.name] = SliceLease(
                     self.loop, each.name, own.policy or config.policy, own.mode or mode, patience
                 )
-        self.warm = WarmPool(self.loop, self.log, config, slices)
+        self.warm = WarmPool(self.loop, self.log, config, slices, lambda name: self.ledgers[name].free)
         self.sessions: dict[str, Session] = {}
         self.reports = Reports()
         self.started = time.monotonic()
@@ -314,7 +314,9 @@ class Broker:
         first, limit = segments.round_up(layout.HEAP_OFFSET + self.config.heap_bytes), self.config.limits.arena_bytes
         if self._arena_bytes(function_id) + first > limit:
             raise admission.Denied("busy", f"the arenas of this function's sessions would exceed {format_size(limit)}")
-        granted = admission.admit(hello, client.uid, session_id, function_id, self.slices, self.ledgers, self.config)
+        granted = admission.admit(
+            hello, client.uid, session_id, function_id, self.slices, self.ledgers, self.config, self.warm.waiting
+        )
         session = Session(session_id, function_id, client.uid, hello, granted.slice, granted.quota)
         try:
             fd, size = segments.create_control_segment(session_id, self.config.heap_bytes)
@@ -545,6 +547,7 @@ class Broker:
         session.close()
         self.reports.add(session)
         self.ledgers[session.slice.name].release(session.function_id, session.session_id)
+        self.warm.look_later()
         self._retry_waiting()
 
 

@@ -39,14 +39,21 @@ _EARLY = 4096
 _CLOSED_GRACE = 1.0
 
 
-def executor_environment(chosen: Slice, base: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of an executor: little of the broker's, nothing of the function's."""
+def executor_environment(
+    chosen: Slice, base: Mapping[str, str], plugins: Sequence[str] = (), *, open_first: bool = False
+) -> dict[str, str]:
+    """Return the environment of an executor: little of the broker's, nothing of the function's.
+
+    `plugins` are those that it may prepare for before its session comes; `open_first` lets it open its device then.
+    """
     env = {name: base[name] for name in _KEEP if name in base}
     # The software GPU's settings are the broker's owner's, as the choice of device is.
     env |= {name: base[name] for name in base if name.startswith("MIGPROXY_SOFTGPU") or name == "MIGPROXY_CACHE_DIR"}
     env["CUDA_VISIBLE_DEVICES"] = chosen.visible
     env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     env["PYTHONDONTWRITEBYTECODE"] = "1"
+    env["MIGPROXY_PRELOAD"] = ",".join(plugins)
+    env["MIGPROXY_OPEN_FIRST"] = str(int(open_first))
     root = str(Path(__file__).resolve().parents[2])
     if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
         # A source tree: the executor must find the same package that the broker runs from.
@@ -72,6 +79,10 @@ class Executor:
         Its slice.
     uid : int
         Run it as this uid and gid; 0: as the broker's own.
+    plugins : sequence of str
+        What it may prepare for while it waits.
+    open_first : bool
+        It may open its device before it has a session.
 
     It starts without a session and with its stderr kept for the log; `adopt` gives it to a session.
     """
@@ -82,6 +93,8 @@ class Executor:
         command: Sequence[str],
         chosen: Slice,
         uid: int = 0,
+        plugins: Sequence[str] = (),
+        open_first: bool = False,
     ) -> None:
         self._loop = loop
         self._on_message: Callable[[Message, list[int]], None] = ignore_message
@@ -96,7 +109,7 @@ class Executor:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._early,
-                env=executor_environment(chosen, os.environ),
+                env=executor_environment(chosen, os.environ, plugins, open_first=open_first),
                 cwd="/",
                 pass_fds=(theirs.fileno(),),
                 user=uid or None,

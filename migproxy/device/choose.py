@@ -1,4 +1,5 @@
-"""From the name of a device to slices: ``auto``, ``software``, an index, a GPU's or MIG instance's UUID."""
+"""From the name of a device to slices: ``auto``, ``software``, an index, a GPU's or MIG instance's UUID, a MIG profile
+such as ``1g.10gb``, which means all instances of it."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from migproxy.errors import UsageError
 
 _GPU_UUID = re.compile(r"GPU-[0-9a-f-]{8,36}")
 _MIG_UUID = re.compile(r"MIG-[0-9A-Za-z/-]{8,80}")
+_PROFILE = re.compile(r"[0-9](?:c\.[0-9])?g\.[0-9]{1,4}gb(?:[+-][a-z.]{1,12})*")
 
 
 def check_name(name: str) -> str:
@@ -25,12 +27,17 @@ def check_name(name: str) -> str:
         return text
     if re.fullmatch(r"[0-9]{1,3}", text):
         return f"gpu{int(text)}"
-    if re.fullmatch(r"gpu[0-9]{1,3}", text) or _GPU_UUID.fullmatch(text) or _MIG_UUID.fullmatch(text):
+    known = re.compile(r"gpu[0-9]{1,3}"), _GPU_UUID, _MIG_UUID, _PROFILE
+    if any(each.fullmatch(text) for each in known):
         return text
-    raise UsageError(f"unknown device {name!r}: it is auto, software, a GPU's index, a GPU-… UUID or a MIG-… UUID")
+    raise UsageError(
+        f"unknown device {name!r}: it is auto, software, a GPU's index, a GPU-… or MIG-… UUID, or a MIG profile"
+    )
 
 
 def _matches(candidate: Slice, name: str) -> bool:
+    if candidate.profile and candidate.profile == name:
+        return True
     return candidate.name == name or (candidate.uuid.startswith(name) if name.startswith(("GPU-", "MIG-")) else False)
 
 
@@ -39,18 +46,18 @@ def _describe(slices: Sequence[Slice]) -> str:
 
 
 def select(name: str, slices: Sequence[Slice]) -> list[Slice]:
-    """Return those of `slices` that `name` means; ``auto`` means all.
+    """Return those of `slices` that `name` means; ``auto`` means all, a profile all MIG instances of it.
 
     Raises
     ------
     UsageError
-        None has that name, or several have it.
+        None has that name, or several have a name that means one.
     """
     canonical = check_name(name)
     if canonical == "auto":
         return list(slices)
     found = [candidate for candidate in slices if _matches(candidate, canonical)]
-    if len(found) > 1:
+    if len(found) > 1 and not _PROFILE.fullmatch(canonical):
         raise UsageError(f"device {name!r} is ambiguous: {_describe(found)}")
     if not found:
         raise UsageError(f"no device {name!r} here; there is: {_describe(slices)}")

@@ -15,7 +15,7 @@ if __name__ == "__main__":
     config = BrokerConfig(
         socket=socket,
         devices=(device,),
-        default_memory=1 << 30 if device != "software" else 128 << 20,
+        default_memory=2 << 30 if device != "software" else 128 << 20,
         software_memory=1 << 30,
         kernel_seconds=2.0,
         executor_command=(sys.executable, executor, plan),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +31,27 @@ def test_auto_takes_the_slice_with_most_room() -> None:
     second = admit(hello(memory=1 << 30), 1, "s2", "function-2", (SMALL, LARGE), books, BrokerConfig("x"))
     third = admit(hello(memory=1 << 30), 1, "s3", "function-3", (SMALL, LARGE), books, BrokerConfig("x"))
     assert (first.slice, {second.slice.name, third.slice.name}) == (LARGE, {SMALL.name, LARGE.name})
+
+
+def test_a_slice_with_a_warm_executor_comes_first_if_it_has_room() -> None:
+    books, warm = ledgers(), {SMALL.name: 1, LARGE.name: 0}
+    slices, config = (SMALL, LARGE), BrokerConfig("x")
+    first = admit(hello(memory=1 << 30), 1, "s1", "function-1", slices, books, config, warm.__getitem__)
+    second = admit(hello(memory=1 << 30), 1, "s2", "function-2", slices, books, config, warm.__getitem__)
+    assert (first.slice, second.slice) == (SMALL, LARGE)
+
+
+def test_a_profile_means_its_instances() -> None:
+    small, other = (replace(LARGE, name=f"MIG-{n}", profile="1g.10gb") for n in ("aaaaaaaa", "bbbbbbbb"))
+    slices = (SMALL, LARGE, small, other)
+    books = {each.name: Ledger(each.memory) for each in slices}
+    chosen = [
+        admit(hello(memory=3 << 30, device="1g.10gb"), 1, f"s{n}", f"function-{n}", slices, books, BrokerConfig("x"))
+        for n in range(2)
+    ]
+    assert {each.slice.name for each in chosen} == {small.name, other.name}
+    with pytest.raises(Denied, match=r"no device '7g\.80gb' here"):
+        admit(hello(device="7g.80gb"), 1, "s9", "function-9", slices, books, BrokerConfig("x"))
 
 
 def test_defaults_and_cap() -> None:
