@@ -39,7 +39,13 @@ def broker(
     kernel_seconds: Annotated[
         float, typer.Option(help="How long a kernel may run until it counts as hung. Default: for ever.")
     ] = 0.0,
-    warm: Annotated[int, typer.Option(help="Executors kept ready for each slice.")] = 0,
+    warm: Annotated[
+        int,
+        typer.Option(
+            help="Executors kept ready for each slice. Default: 1 for a GPU, 0 for the software GPU.",
+            show_default=False,
+        ),
+    ] = -1,
     metrics_port: Annotated[int, typer.Option(help="Port on 127.0.0.1 for Prometheus.")] = 0,
     log_file: Annotated[str, typer.Option(help="Append the log as JSON lines to this file.")] = "",
     private: Annotated[bool, typer.Option("--private", help="Serve one run only.", hidden=True)] = False,
@@ -65,12 +71,13 @@ def broker(
         "policy": one_of("--policy", policy, tuple(POLICIES)) if policy else "",
         "kernel_seconds": kernel_seconds,
         "log_file": os.path.abspath(log_file) if log_file else "",
-        "warm": warm,
         "metrics_port": metrics_port,
         "private": private,
         "parent_pid": parent_pid,
     }
     settings = replace(settings, **{name: value for name, value in given.items() if value})
+    if warm >= 0:
+        settings = replace(settings, warm=warm)
     path = os.path.abspath(socket or settings.socket or user_socket(os.environ))
     if not socket and not settings.socket:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)

@@ -6,12 +6,15 @@ import contextlib
 import ctypes
 import logging
 import os
+import select
+import socket
 import sys
 
 from migproxy.errors import MigproxyError, SessionLost
 from migproxy.executor import bootstrap
 from migproxy.executor.caches import separate
 from migproxy.executor.notes import log_to_broker
+from migproxy.executor.opened import open_in_advance
 from migproxy.executor.sandbox import confine
 
 log = logging.getLogger("migproxy.executor")
@@ -28,12 +31,14 @@ def main(arguments: list[str]) -> int:
         bootstrap.die_with_broker()
         confine()
         preload()
+        opened = open_in_advance()
+        preload_plugins(sock)
         spec, fds = bootstrap.receive_spec(sock)
         separate(spec.owner_uid, spec.cache_dir)
         try:
             from migproxy.executor.main import serve
 
-            serve(spec, fds, sock)
+            serve(spec, fds, sock, opened)
         except SessionLost:
             raise
         except Exception as error:
@@ -47,6 +52,10 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+#: Plugins on the broker's allow-list, by commas: what they need can be imported before a session is there.
+PRELOAD_VARIABLE = "MIGPROXY_PRELOAD"
+#: A session that comes within so many seconds of the start does not wait for imports that it may not need.
+PATIENCE = 0.5
 #: setvbuf(3): no buffer.
 _IONBF = 2
 
@@ -61,6 +70,16 @@ def preload() -> None:
     lease.compile_words()
     if not os.environ.get("CUDA_VISIBLE_DEVICES"):
         from migproxy.softgpu import libcuda  # noqa: F401
+
+
+def preload_plugins(sock: socket.socket) -> None:
+    """While no session comes: have the plugins import what their calls need."""
+    from migproxy.executor import plugin_host
+
+    for name in filter(None, os.environ.get(PRELOAD_VARIABLE, "").split(",")):
+        if select.select([sock], [], [], PATIENCE)[0]:
+            return
+        plugin_host.preload(name)
 
 
 def leave(code: int) -> None:

@@ -2,7 +2,8 @@
 
 An executor half is a module, or its attribute ``HALF``, with ``LIBRARIES`` (the names of the libraries it serves) and
 ``serve(context, library, function, arguments)``, and optionally ``prepare`` with the same arguments, which returns a
-callable that repeats the call; ``needs_lease(library, function)``; and ``counts()``, the living objects by kind.
+callable that repeats the call; ``needs_lease(library, function)``; ``counts()``, the living objects by kind; and
+``preload()``, which imports what calls will need, in an executor that waits for its session.
 `migproxy.executor.table_server` makes one from tables. It runs in this session's executor only, under the same quota,
 lease and sandbox.
 """
@@ -71,6 +72,17 @@ class LibraryContext:
         """Raise CudaError(1) unless the range is the session's device memory, or its arena, which kernels reach too."""
         if not self.state.consumer.in_heap(address, size):
             self.state.memory.check_range(address, size)
+
+
+def preload(name: str) -> None:
+    """Have a plugin's executor half import what its calls need; what fails then fails again when it is needed."""
+    try:
+        for entry in entry_points(group=ENTRY_POINT_GROUP):
+            if entry.name == name and (path := entry.load().PLUGIN.executor):
+                module = importlib.import_module(path)
+                getattr(getattr(module, "HALF", module), "preload", lambda: None)()
+    except Exception as error:
+        log.warning("plugin %r cannot be prepared: %s: %s", name, type(error).__name__, error)
 
 
 class PluginHost:

@@ -8,7 +8,9 @@ function chose; the real ones never leave.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -435,3 +437,11 @@ def serve(context: Context, library: str, function: str, arguments: list[Any]) -
 def prepare(context: Context, library: str, function: str, arguments: list[Any]) -> Callable[[], Any] | None:
     """Return what carries out this very call again; see `Server.prepare`."""
     return _of_session(context).prepare(context, library, function, arguments)
+
+
+def preload() -> None:
+    """Import the libraries' modules, which takes as long as a context."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES"):
+        for name in LIBRARIES:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
