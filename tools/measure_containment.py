@@ -113,6 +113,7 @@ time.sleep(30)
 """
 PATTERN = """
 pattern, words = 0x5A17C0DE, 10000
+blocks = 4 * cupy.cuda.Device().attributes["MultiProcessorCount"]
 count = cupy.zeros(1, dtype=cupy.uint32)
 shared = cupy.RawKernel('''
 extern "C" __global__ void shared(unsigned* found, unsigned pattern, unsigned words, int fill) {
@@ -124,7 +125,8 @@ extern "C" __global__ void shared(unsigned* found, unsigned pattern, unsigned wo
 }''', "shared")
 def in_shared(fill):
     for _ in range(3):
-        shared((528,), (128,), (count, cupy.uint32(pattern), cupy.uint32(words), cupy.int32(fill)), shared_mem=4 * words)
+        arguments = count, cupy.uint32(pattern), cupy.uint32(words), cupy.int32(fill)
+        shared((blocks,), (128,), arguments, shared_mem=4 * words)
     cupy.cuda.Device().synchronize()
 """
 FILL = (
