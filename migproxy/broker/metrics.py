@@ -115,6 +115,8 @@ def lines(broker: Broker) -> Iterator[str]:
         lease = broker.leases.get(session.slice.name)
         held = lease.held_ns(session.session_id) if lease else session.counters.get("gpu_time_ns", 0)
         add("migproxy_session_gpu_seconds", "Time with the lease.", label, held / 1e9)
+        busy = session.counters.get("gpu_busy_ns", 0)
+        add("migproxy_session_busy_seconds", "Time with work on the multiprocessors, by events.", label, busy / 1e9)
         add("migproxy_session_arena_bytes", "Shared memory.", label, session.arena_bytes)
         add("migproxy_session_quota_bytes", "Quota of its function.", label, session.quota)
     add("migproxy_sessions_started_total", "Sessions admitted.", "", broker.admitted)

@@ -48,9 +48,10 @@ def report_rows(report: FunctionReport) -> list[tuple[str, str]]:
     if "gpu_time_ns" in count:
         rows.append(("time waited for the compute lease", _seconds(count.get("waited_ns", 0))))
         rows.append(("time with the compute lease", _seconds(count["gpu_time_ns"])))
+        rows.append(("time with kernels on their way", _seconds(count.get("gpu_busy_ns", 0))))
     shown = {
         *_LAUNCHES, "copy_htod", "copy_dtoh", "bytes_htod", "bytes_dtoh",
-        "peak_device_bytes", "quota_bytes", "device_bytes", "waited_ns", "gpu_time_ns",
+        "peak_device_bytes", "quota_bytes", "device_bytes", "waited_ns", "gpu_time_ns", "gpu_busy_ns",
         "reply_wait_ns",
     }  # fmt: skip
     rows += [(_words(name), f"{value:,}") for name, value in sorted(count.items()) if name not in shown]

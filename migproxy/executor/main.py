@@ -83,7 +83,7 @@ def serve(spec: control.SessionSpec, fds: list[int], sock: socket.socket, opened
     try:
         run(state, turns)
     finally:
-        turns.close()
+        turns.account()
         consumer.set_state(layout.STATE_CLOSED)
         bootstrap.send(sock, control.Report(counters=state.report()))
 
@@ -212,6 +212,7 @@ def _listen(state: SessionState, sock: socket.socket, arena_end: int, turns: Alo
             bootstrap.send(sock, control.TraceEvents(turns.events()))
             continue
         if isinstance(message, control.ReportNow):
+            turns.account()
             bootstrap.send(sock, control.Report(counters=state.report()))
             continue
         if not isinstance(message, control.MapSegment) or len(fds) != 1:

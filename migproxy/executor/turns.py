@@ -76,8 +76,8 @@ class Alone:
         """Return how long to sleep while work is on its way, of which nothing is known. `naps`: see `hold`."""
         return NAP if naps < LONG_WAIT else LONG_NAP
 
-    def close(self) -> None:
-        """The session ends."""
+    def account(self) -> None:
+        """Enter the session's time on the device into its counters; from any thread."""
 
     def events(self) -> list[TraceEvent]:
         """Return what the session did lately; from any thread."""
@@ -306,8 +306,8 @@ class Turns(Alone):
             return 0.0
         return super().rest(naps) if not left else NAP
 
-    def close(self) -> None:
-        """The session ends: its time on the device goes into the report."""
+    def account(self) -> None:
+        """Enter the session's time on the device into its counters: with the lease, and with work on its way."""
         self._state.counters["gpu_time_ns"] = self._lease.held_ns
         self._state.counters["gpu_busy_ns"] = self._flight.busy_ns
 
