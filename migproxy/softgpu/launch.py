@@ -189,10 +189,11 @@ class LaunchApi(FunctionApi):
         self, dynamicSmemSize: int, func: int, numBlocks: int, blockSize: int
     ) -> None:
         need(dynamicSmemSize and numBlocks > 0 and blockSize > 0)
-        kernel = self.function(func).kernel
+        function = self.function(func)
+        kernel = function.kernel
         need(numBlocks * blockSize <= card.THREADS_PER_MULTIPROCESSOR, "so many blocks do not fit")
         each = card.SHARED_PER_MULTIPROCESSOR // numBlocks - card.SHARED_RESERVED - kernel.static_shared
-        raw.write_u64(dynamicSmemSize, max(min(each, card.SHARED_OPTIN - kernel.static_shared), 0))
+        raw.write_u64(dynamicSmemSize, max(min(each, function.max_dynamic_shared), 0))
 
 
 def active_blocks(function: Function, block_size: int, dynamic_shared: int) -> int:

@@ -164,6 +164,7 @@ def cuFuncGetName(name: int, function: int) -> None:
 
 @serves("cuKernelGetParamInfo")
 def cuFuncGetParamInfo(function: int, index: int, offset: int, size: int) -> None:
+    need_context()
     parameters = api.function_parameters(function)
     if index >= len(parameters):
         raise CudaError(st.INVALID_VALUE, f"the function has {len(parameters)} parameters")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 
 from migproxy_plugins.cuda import status as st
@@ -272,3 +273,30 @@ def cuCtxRecordEvent(context: int, event: int) -> None:
 def cuCtxWaitEvent(context: int, event: int) -> None:
     check_context(context)
     raise refuse("cuCtxWaitEvent", "make each stream wait instead")
+
+
+# CUstreamBatchMemOpParams: operation, address, value, flags, alias
+_MEMORY_OPERATION = struct.Struct("<I4xQQI4xQ8x")
+_MEMORY_OPERATIONS = {
+    1: "cuStreamWaitValue32",
+    2: "cuStreamWriteValue32",
+    4: "cuStreamWaitValue64",
+    5: "cuStreamWriteValue64",
+}
+_BARRIER = 6
+_MOST_OPERATIONS = 256
+
+
+@serves()
+def cuStreamBatchMemOp(stream: int, count: int, operations: int, flags: int) -> None:
+    if count > _MOST_OPERATIONS or flags:
+        raise CudaError(st.INVALID_VALUE, f"{count} memory operations, flags {flags:#x}")
+    data = get_bytes(operations, _MEMORY_OPERATION.size * count)
+    found = [_MEMORY_OPERATION.unpack_from(data, _MEMORY_OPERATION.size * index) for index in range(count)]
+    for kind, *_ in found:
+        if kind not in _MEMORY_OPERATIONS and kind != _BARRIER:
+            raise refuse("cuStreamBatchMemOp", f"memory operation {kind}")
+    for kind, address, value, how, _ in found:
+        # A stream's operations are in order already, which is all that a barrier asks for.
+        if kind != _BARRIER:
+            rule_adapter(_MEMORY_OPERATIONS[kind])(stream, address, value, how)

@@ -37,7 +37,6 @@ _REASONS: Final[tuple[tuple[str, str], ...]] = (
     (r"TensorMap", "the allocation class of a tensor map is of no meaning to the executor"),
     (r"Graph", "nodes of memory operations and recaptures are not supported yet"),
     (r"Profiler", "profiling is done at the executor"),
-    (r"StreamBatchMemOp", "use the single stream memory operations"),
 )
 _DEFAULT_REASON: Final = "not supported yet"
 

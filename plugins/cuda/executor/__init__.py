@@ -157,7 +157,9 @@ class _Call:
         if not isinstance(value, int):
             raise ProtocolError("an integer was expected")
         if name == "p":
-            self._session.memory.check_range(value, int(detail))
+            # Page-locked memory has one address on both sides.
+            if not self._session.consumer.in_heap(value, int(detail)):
+                self._session.memory.check_range(value, int(detail))
             return value
         if name == "device":
             if value != 0:

@@ -319,6 +319,24 @@ def test_a_graph_is_drawn_where_the_function_says(graph: int, memory: int, tmp_p
     assert call("cuGraphDebugDotPrint", graph, missing.at, 0) == 304
 
 
+def test_memory_operations_of_a_batch_run_in_order(stream: int, memory: int) -> None:
+    pinned = api.host_alloc(64)
+    write, wait, barrier = 2, 1, 6
+    operation = struct.Struct("<I4xQQI4xQ8x")
+    batch = Bytes(
+        operation.pack(write, memory, 7, 0, 0)
+        + operation.pack(barrier, 0, 0, 0, 0)
+        + operation.pack(wait, memory, 7, 0, 0)
+        + operation.pack(write, pinned, 9, 0, 0)
+    )
+    assert call("cuStreamBatchMemOp", stream, 4, batch.at, 0) == 0
+    api.stream_synchronize(stream)
+    assert ctypes.c_uint32.from_address(pinned).value == 9
+    assert call("cuStreamBatchMemOp", stream, 1, Bytes(operation.pack(3, memory, 0, 0, 0)).at, 0) == 801
+    assert call("cuStreamBatchMemOp", stream, 1, Bytes(operation.pack(write, 4096, 0, 0, 0)).at, 0) == 1
+    api.host_free(pinned)
+
+
 OF_GRAPHS = (
     ("cuGraphClone", ("out", "handle")),
     ("cuGraphInstantiate", ("out", "handle", 0)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ class Session:
     def __init__(self) -> None:
         self.handles = Handles()
         self.memory = Memory()
+        self.consumer = SimpleNamespace(in_heap=lambda address, size: False)
 
     @contextlib.contextmanager
     def charged(self) -> Iterator[None]:
