@@ -59,7 +59,7 @@ def _polling_heads(body: list[Instr | Label]) -> set[int]:
     places = {item.name: number for number, item in enumerate(body) if isinstance(item, Label)}
     found = set()
     for number, item in enumerate(body):
-        if isinstance(item, Instr) and item.name == "bra" and item.pred is not None:
+        if isinstance(item, Instr) and item.name == "bra":
             start = places.get(item.targets[0], number)
             if start < number <= start + _SHORT and _polls(body[start : number + 1]):
                 found.add(start)
@@ -68,7 +68,8 @@ def _polling_heads(body: list[Instr | Label]) -> set[int]:
 
 def _polls(loop: list[Instr | Label]) -> bool:
     instrs = [item for item in loop if isinstance(item, Instr)]
-    if any(item.name not in _QUIET for item in instrs):
+    leaves = any(item.name == "bra" and item.pred is not None for item in instrs)
+    if not leaves or any(item.name not in _QUIET for item in instrs):
         return False
     changing = {name for item in instrs for name in defs_uses(item)[0]}
     polls = False

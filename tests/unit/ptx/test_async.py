@@ -134,6 +134,8 @@ def test_threads_wait_for_each_other_by_polling() -> None:
     """
     clear = "mov.u32 %r9, 0; st.shared.u32 [flag], %r9; barrier.sync 0;"
     assert run(clear + spin, np.zeros(64, np.uint32), 64, ".shared .u32 flag;")[0] == 7
+    other = spin.replace("@%p1 bra SPIN;", "@!%p1 bra OUT; bra SPIN; OUT:")
+    assert run(clear + other, np.zeros(64, np.uint32), 64, ".shared .u32 flag;")[0] == 7
     lock = """
     TRY: atom.shared.cas.b32 %r1, [flag], 0, 1; setp.ne.u32 %p1, %r1, 0; @%p1 bra TRY;
     ld.global.u32 %r2, [%rd0]; activemask.b32 %r3; add.u32 %r2, %r2, 1; st.global.u32 [%rd0], %r2;
