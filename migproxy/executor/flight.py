@@ -40,7 +40,8 @@ EVENT_QUERY = 0x88
 TRACE = 0x90  # address of TRACE_CAPACITY records (name, start, end, count)
 TRACED = 0x98  # how many were written, in all
 COPY_END = 0xA0  # when the last copy to the device, and the last one from it, was seen to be done
-BLOCK_SIZE = 0xB0
+AHEAD = 0xB0  # what alone is on its way and will be done so soon does not hold up the next
+BLOCK_SIZE = 0xC0
 
 MARKS = 512
 MARK = 64  # event, estimate of all, issue time, count, address of the estimate, name
@@ -88,7 +89,15 @@ def has_room(flight: U64, estimates: U64, units: U64) -> U64:
     if load64(flight + HEAD) == load64(flight + TAIL) and load64(flight + BATCH_COUNT) == 0:
         return 1
     on_its_way = load64(flight + EXPECTED) + load64(flight + BATCH_EXPECTED)
-    return on_its_way + expected(flight, estimates + 8 * bucket(units)) <= load64(flight + LIMIT)
+    if on_its_way + expected(flight, estimates + 8 * bucket(units)) <= load64(flight + LIMIT):
+        return 1
+    # The device need not rest between two long ones. Only one that is not late yet, and alone: were the estimates
+    # wrong, more and more would get on its way.
+    if load64(flight + TAIL) - load64(flight + HEAD) != 1 or load64(flight + BATCH_COUNT) != 0:
+        return 0
+    end = expected_end(flight)
+    now = time_stamp()
+    return now < end and end - now <= load64(flight + AHEAD)
 
 
 def mark(flight: U64) -> U64:

@@ -23,6 +23,8 @@ LIMIT_NS = 2_000_000
 #: Work that takes longer has a mark of its own; shorter work shares one.
 SHORT_NS = 50_000
 BATCH_NS = 100_000
+#: The next long kernel may be issued so long before the one on its way is expected to be done.
+AHEAD_NS = 100_000
 #: CU_EVENT_DISABLE_TIMING: cheaper to record.
 _EVENT_FLAGS = 2
 #: Further kinds of work than these share one estimate.
@@ -101,6 +103,7 @@ class FlightTables:
             (flight.SHORT, self.ticks(SHORT_NS)),
             (flight.UNKNOWN, self.ticks(LIMIT_NS)),
             (flight.BATCH_FULL, self.ticks(BATCH_NS)),
+            (flight.AHEAD, self.ticks(AHEAD_NS)),
             (flight.RECORDS, records),
             (flight.EVENT_RECORD, driver.pointer("cuEventRecord")),
             (flight.EVENT_QUERY, driver.pointer("cuEventQuery")),

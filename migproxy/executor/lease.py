@@ -156,14 +156,22 @@ class LeaseClient:
         self._notify(LeaseChanged())
         return True
 
-    def wait(self, longest: float) -> None:
+    def wait(self, longest: float) -> bool:
         """Sleep until the lease may have come to this session, which asked for it in vain; at most `longest` seconds.
 
-        Who hands over, and a broker that names this session successor of a holder that pauses, wakes it.
+        Who hands over, and a broker that names this session successor of a holder that pauses, wakes it. Returns
+        whether it was woken.
         """
         permit = self._load(self.permit_address)
         if permit in (page.PERMIT_NONE, page.PERMIT_REVOKED) and not self.holds():
-            futex_unsafe.wait(self.permit_address, permit, longest)
+            return futex_unsafe.wait(self.permit_address, permit, longest)
+        return True
+
+    def announce(self) -> None:
+        """Wake the successor, if there is one: the hand-over is near, and waking takes time."""
+        successor = self._load(self._line(self._me) + page.SUCCESSOR)
+        if 0 < successor <= page.PLACES and successor != self._me:
+            futex_unsafe.wake(self._line(successor) + page.PERMIT)
 
     def _started(self) -> bool:
         self._start()

@@ -31,6 +31,8 @@ LONG_NAP = 200e-6
 LONG_WAIT = 100
 #: A session that waits for the lease looks up this often, so that a lost wake-up costs no more.
 LONGEST_WAIT = 5e-3
+#: How long it looks for the lease once a hand-over was announced.
+ANNOUNCED = 300e-6
 #: While nobody else is there, a session looks after its lease once in so many rounds; a round is a command of Python's.
 ROUNDS = 16
 #: Marks that a trace is given at once: a packet has room for so many.
@@ -129,6 +131,7 @@ class Turns(Alone):
         self._gave_up_at = 0
         self._wanted_at = 0
         self._rounds = 0
+        self._announced = False
         tables = state.pump
         tables.set(pump.LEASE_WORD, lease.permit_address)
         tables.set(pump.LEASE_VALUE, 1)
@@ -206,7 +209,7 @@ class Turns(Alone):
         if not tables.get(pump.LEASE_BEGUN):
             tables.set(pump.LEASE_BEGUN, 1)
             self._answers = self._count_answers()
-        tables.set(pump.SPIN_TICKS, self._flight.ticks(int((self._think if bounded else LOOK) * 1e9)))
+        self._look_for(self._think if bounded else LOOK)
 
     def _estimates(self) -> int:
         """Return the address of the estimates for the command in hand, which is Python's."""
@@ -269,7 +272,7 @@ class Turns(Alone):
             self._answers_of_turn = self._count_answers() - self._answers
             self._gave_up_at = 0 if wants else time.monotonic_ns()
             self._state.pump.set(pump.LEASE_BEGUN, 0)
-            self._state.pump.set(pump.SPIN_TICKS, self._flight.ticks(int(LOOK * 1e9)))
+            self._look_for(LOOK)
 
     # -- the think-time ----------------------------------------------------------------------------------------------
     def _count_answers(self) -> int:
@@ -293,7 +296,9 @@ class Turns(Alone):
     def hold(self, naps: int) -> None:
         """Sleep a little: the command in hand cannot be carried out yet."""
         if self._wanted_at and not self._on_its_way():
-            self._lease.wait(LONGEST_WAIT)
+            woken = self._lease.wait(LONGEST_WAIT)
+            # Woken before the time: the holder is about to hand over.
+            self._look_for(ANNOUNCED if woken else LOOK)
         else:
             super().hold(naps)
 
@@ -303,8 +308,20 @@ class Turns(Alone):
         if left > LONG_NAP * 1.5e9:
             return LONG_NAP
         if left and -LONG_NAP * 1e9 < left < 2e9 * NAP:
+            if not self._announced and self._ends_its_turn():
+                self._announced = True
+                self._lease.announce()
             return 0.0
+        self._announced = False
         return super().rest(naps) if not left else NAP
+
+    def _ends_its_turn(self) -> bool:
+        """Tell whether this session will hand over once what is on its way is done: told to, or likely to pause."""
+        return self._lease.should_yield() or self._think <= SHORTEST_THINK
+
+    def _look_for(self, seconds: float) -> None:
+        """Have the pump look for work, or for the lease, so long before it returns."""
+        self._state.pump.set(pump.SPIN_TICKS, self._flight.ticks(int(seconds * 1e9)))
 
     def account(self) -> None:
         """Enter the session's time on the device into its counters: with the lease, and with work on its way."""

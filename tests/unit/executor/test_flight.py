@@ -176,6 +176,29 @@ def test_the_trace_names_what_ran_when(work: Work) -> None:
     assert before - 1_000_000 < event.start <= event.end < time.monotonic_ns() + 1_000_000
 
 
+def test_the_next_long_kernel_follows_one_that_is_about_to_be_done(work: Work) -> None:
+    """Of a kernel of 100 s the last 20 may go by with the next one behind it, and none after that."""
+    second = 1_000_000_000
+    work.tables.set(flight.AHEAD, work.tables.ticks(20 * second))
+    work.know("kernel", 100 * second)
+    assert work.issue("kernel")
+    started = ctypes.c_uint64.from_address(work.tables.get(flight.RECORDS) + flight.MARK_START)
+    started.value -= work.tables.ticks(70 * second)
+    assert not work.issue("kernel")
+    started.value -= work.tables.ticks(20 * second)
+    assert work.issue("kernel")
+    started.value -= work.tables.ticks(100 * second)
+    assert not work.issue("kernel"), "three are on their way"
+
+
+def test_none_follows_one_that_is_late(work: Work) -> None:
+    work.know("kernel", 4_000_000)
+    assert work.issue("kernel")
+    started = ctypes.c_uint64.from_address(work.tables.get(flight.RECORDS) + flight.MARK_START)
+    started.value -= work.tables.ticks(4_010_000)
+    assert not work.issue("kernel")
+
+
 _WORDS = (flight.HEAD, flight.TAIL, flight.EXPECTED, flight.LIMIT, flight.BATCH_COUNT, flight.BATCH_EXPECTED)
 
 
@@ -183,7 +206,9 @@ _WORDS = (flight.HEAD, flight.TAIL, flight.EXPECTED, flight.LIMIT, flight.BATCH_
 def test_the_compiled_bound_is_the_readable_one(values: list[int], units: int, known: st.DataObject) -> None:
     block = ctypes.create_string_buffer(flight.BLOCK_SIZE)
     estimates = (ctypes.c_uint64 * flight.BUCKETS)(*known.draw(st.lists(st.integers(0, 9), max_size=flight.BUCKETS)))
+    records = ctypes.create_string_buffer(flight.MARKS * flight.MARK)
     address, where = ctypes.addressof(block), ctypes.addressof(estimates)
+    ctypes.c_uint64.from_address(address + flight.RECORDS).value = ctypes.addressof(records)
     for offset, value in zip(_WORDS, values, strict=True):
         ctypes.c_uint64.from_address(address + offset).value = value
     twin: Callable[..., int] = machine_unsafe.as_python(flight.has_room)

@@ -59,8 +59,12 @@ class FakeLease:
         self.how.append(how)
         self.given_up.set()
 
-    def wait(self, longest: float) -> None:
+    def wait(self, longest: float) -> bool:
         """Nobody else is there to wake this one."""
+        return False
+
+    def announce(self) -> None:
+        """Nobody waits."""
 
     def progress(self, *, on_its_way: bool) -> None:
         """The watchdog's word."""
