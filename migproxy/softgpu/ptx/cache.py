@@ -11,11 +11,16 @@ import hashlib
 import os
 import stat
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
-#: total size that makes the oldest entries go
+#: total size, and number, that make the oldest entries go
 LIMIT = 512 << 20
+MOST = 20_000
+#: Looking at all entries takes a second where there are many: a process does it if nobody has for so long.
+TRIM_SECONDS = 3600.0
+_STAMP = ".trimmed"
 #: each file starts with the SHA-256 of the rest
 _DIGEST = 32
 
@@ -62,22 +67,35 @@ class ObjectCache:
                 os.unlink(name)
                 raise
 
-    def trim(self, limit: int = LIMIT) -> None:
-        """Remove the least recently written entries beyond `limit` bytes."""
+    def trim(self, limit: int = LIMIT, most: int = MOST) -> None:
+        """Remove the least recently written entries beyond `limit` bytes, or beyond `most` entries."""
         if self.folder is None:
             return
         entries = []
-        for path in self.folder.iterdir():
-            with contextlib.suppress(OSError):
-                info = path.stat()
-                entries.append((info.st_mtime, info.st_size, path))
-        total = sum(size for _, size, _ in entries)
+        with contextlib.suppress(OSError), os.scandir(self.folder) as found:
+            for entry in found:
+                with contextlib.suppress(OSError):
+                    if entry.name != _STAMP:
+                        info = entry.stat(follow_symlinks=False)
+                        entries.append((info.st_mtime, info.st_size, entry.path))
+        total, left = sum(size for _, size, _ in entries), len(entries)
         for _, size, path in sorted(entries):
-            if total <= limit:
+            if total <= limit and left <= most:
                 break
             with contextlib.suppress(OSError):
-                path.unlink()
-                total -= size
+                os.unlink(path)
+                total, left = total - size, left - 1
+
+    def trim_at_times(self) -> None:
+        """`trim`, unless some process has lately."""
+        if self.folder is None:
+            return
+        stamp = self.folder / _STAMP
+        with contextlib.suppress(OSError):
+            if stamp.exists() and time.time() - stamp.stat().st_mtime < TRIM_SECONDS:
+                return
+            stamp.touch()
+            self.trim()
 
 
 @cache
@@ -92,5 +110,5 @@ def default_cache() -> ObjectCache:
     except RuntimeError:  # a user without a home directory
         return ObjectCache(None)
     found = ObjectCache(base / "softgpu" / str(os.geteuid()))
-    found.trim()
+    found.trim_at_times()
     return found

@@ -236,6 +236,23 @@ def test_object_cache(tmp_path: Path) -> None:
     assert cache.ObjectCache(None).get("l") is None
 
 
+def test_the_cache_is_trimmed_now_and_then_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = cache.ObjectCache(tmp_path / "c")
+    trims: list[int] = []
+    real = cache.ObjectCache.trim
+    monkeypatch.setattr(cache.ObjectCache, "trim", lambda self: trims.append(1) or real(self, most=2))
+    for key in "abcd":
+        store.put(key, b"x")
+    store.trim_at_times()
+    assert trims == [1]
+    assert sum(store.get(key) is not None for key in "abcd") == 2
+    store.trim_at_times()
+    assert trims == [1]
+    os.utime(tmp_path / "c" / ".trimmed", (1, 1))
+    store.trim_at_times()
+    assert trims == [1, 1]
+
+
 def test_compiled_code_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = cache.ObjectCache(tmp_path / "c")
     monkeypatch.setattr(engine, "default_cache", lambda: store)
