@@ -115,6 +115,8 @@ def test_freed_memory_stays_until_its_work_is_done(cuda: Any, kernel: Kernel, de
     free, _ = cuda.mem_get_info()
     size = free // 2
     pointer = cuda.mem_alloc(size)
+    cuda.memset(pointer, 0, 1, 4)
+    cuda.context_synchronize()
     made = cuda.stream_create(NON_BLOCKING)
     launch_spin(cuda, kernel, made, pointer, 5 * CLOCKS)
     if destroyed:
