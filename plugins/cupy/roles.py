@@ -178,7 +178,10 @@ def destroys(signature: Signature) -> bool:
     return bool(re.match(r"(sp)?[dD]estroy|sp[A-Z]+_destroyDescr", signature.name))
 
 
-_NOT_ON_STREAM = re.compile(r"(sp)?[cC]reate.*|(sp)?[dD]estroy.*|[gs]et(?!Stream).*|_?getVersion.*|check_status")
+# createIdentityPermutation makes no object: it fills an array.
+_NOT_ON_STREAM = re.compile(
+    r"(sp)?[cC]reate(?!IdentityPermutation).*|(sp)?[dD]estroy.*|[gs]et(?!Stream).*|_?getVersion.*|check_status"
+)
 
 
 def works_on_stream(library: str, signature: Signature) -> bool:

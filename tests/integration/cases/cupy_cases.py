@@ -340,6 +340,18 @@ def test_sparse_matrices() -> None:
     same((device @ device.T).toarray(), (host @ host.T).toarray(), rtol=1e-12)
 
 
+def test_sparse_conversions_keep_their_order_with_kernels() -> None:
+    import scipy.sparse
+    from cupyx.scipy import sparse
+
+    parts = np.array([1.0, 4, 3, 0, 2, 5]), np.array([1, 1, 2, 0, 0, 2], np.int32), np.array([0, 3, 3, 5, 6], np.int32)
+    expected = scipy.sparse.csc_matrix(parts, shape=(3, 4)).toarray()
+    for _ in range(20):
+        matrix = sparse.csc_matrix(tuple(map(cp.asarray, parts)), shape=(3, 4))
+        matrix.sum_duplicates()
+        same(matrix.toarray(), expected)
+
+
 def test_image_filters() -> None:
     import scipy.ndimage
     from cupyx.scipy import ndimage
