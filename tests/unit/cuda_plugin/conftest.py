@@ -17,7 +17,8 @@ from migproxy.session import api
 from migproxy.session.api import PointerFacts
 from migproxy.session.session import close_current
 
-SOFTWARE_QUOTA = 256 << 20
+#: On an H100 a context alone takes half a GiB.
+QUOTAS = {"software": 256 << 20, "0": 2 << 30}
 
 
 class FakeSession:
@@ -200,16 +201,16 @@ def session(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
     return fake
 
 
-@pytest.fixture(scope="package")
-def software() -> Iterator[None]:
-    """A session of this process on the software GPU, with a context."""
+@pytest.fixture(scope="package", params=["software", pytest.param("0", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A session of this process with a context, on the software GPU and on a real one."""
     before = dict(os.environ)
-    os.environ["MIGPROXY_DEVICE"] = "software"
-    os.environ["MIGPROXY_MEMORY"] = str(SOFTWARE_QUOTA)
+    os.environ["MIGPROXY_DEVICE"] = request.param
+    os.environ["MIGPROXY_MEMORY"] = str(QUOTAS[request.param])
     try:
         api.ensure_context()
     finally:
         os.environ.clear()
         os.environ.update(before)
-    yield
+    yield request.param
     close_current()

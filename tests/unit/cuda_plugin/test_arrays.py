@@ -1,4 +1,4 @@
-"""CUDA arrays, textures and surfaces through a session, on the software GPU."""
+"""CUDA arrays, textures and surfaces through a session."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from c_values import Bytes, Out
-from conftest import SOFTWARE_QUOTA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from migproxy_plugins.cuda import array_formats, registry
@@ -19,7 +18,7 @@ from migproxy.abi import layout
 from migproxy.errors import CudaError
 from migproxy.session import api
 
-pytestmark = pytest.mark.usefixtures("software")
+pytestmark = pytest.mark.usefixtures("device")
 
 FLOAT, UNSIGNED_8 = 0x20, 0x01
 HOST, DEVICE, ARRAY = 1, 2, 3
@@ -143,7 +142,7 @@ def test_a_description_is_answered_and_wrong_ones_fail() -> None:
 
 def test_arrays_count_against_the_quota() -> None:
     free, _ = api.mem_get_info()
-    quarter = SOFTWARE_QUOTA // 4
+    quarter = free // 4 >> 13 << 13
     handles = [create(quarter >> 13, 1 << 13) for _ in range(3)]
     assert free - api.mem_get_info()[0] >= 3 * quarter
     packed = Bytes(struct.pack("<QQQIII4x", 2 * quarter >> 13, 1 << 13, 0, UNSIGNED_8, 1, 0))
@@ -151,7 +150,8 @@ def test_arrays_count_against_the_quota() -> None:
     assert call("cuMemAlloc", Out().at, 2 * quarter) == 2
     for handle in handles:
         assert call("cuArrayDestroy", handle) == 0
-    assert api.mem_get_info()[0] == free
+    # A driver may keep a little of what it took.
+    assert api.mem_get_info()[0] > free - quarter // 2
 
 
 def test_levels_of_a_mipmapped_array_go_with_it() -> None:

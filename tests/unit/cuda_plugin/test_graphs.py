@@ -1,4 +1,4 @@
-"""Graphs through a session, on the software GPU: nodes of all kinds, what graphs hold, and whose handles they are."""
+"""Graphs through a session: nodes of all kinds, what graphs hold, and whose handles they are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from c_values import Bytes, Out, pointers, string
-from conftest import SOFTWARE_QUOTA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from migproxy_plugins.cuda.patch import driver_handler
@@ -18,7 +17,7 @@ from migproxy_plugins.cuda.patch import driver_handler
 from migproxy.abi import layout
 from migproxy.session import api
 
-pytestmark = pytest.mark.usefixtures("software")
+pytestmark = pytest.mark.usefixtures("device")
 
 HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 UPDATE_FAILURE = 910
@@ -114,12 +113,12 @@ def add_allocation(graph: int, size: int) -> tuple[int, int]:
 
 
 def test_graph_memory_is_charged_used_and_given_back(stream: int) -> None:
-    free = api.mem_get_info()[0]
     graph = made("cuGraphCreate", 0)
-    size = SOFTWARE_QUOTA // 2
+    free = api.mem_get_info()[0]
+    size = free // 2 >> 21 << 21
     node, pointer = add_allocation(graph, size)
     assert free - api.mem_get_info()[0] >= size
-    assert call("cuGraphAddMemAllocNode", Out().at, graph, 0, 0, allocation(size + 1).at) == 2
+    assert call("cuGraphAddMemAllocNode", Out().at, graph, 0, 0, allocation(2 * size).at) == 2
     assert kind(node) == ALLOCATION
     memset(graph, pointer, 9, 64, node)
     executable = made("cuGraphInstantiate", graph, 0)
@@ -138,7 +137,7 @@ def test_graph_memory_is_charged_used_and_given_back(stream: int) -> None:
     assert call("cuGraphExecDestroy", executable) == 0
     assert free - api.mem_get_info()[0] >= size, "a launch's memory outlives its graph"
     assert call("cuMemFree", pointer) == 0
-    assert api.mem_get_info()[0] == free
+    assert api.mem_get_info()[0] > free - size // 2
 
 
 def test_graph_memory_freed_by_nodes_and_on_launch(graph: int, stream: int) -> None:
