@@ -151,6 +151,8 @@ class Caller:
                 call = self.samples.call(table, operation)
             except (LookupError, ImportError):
                 return "not called", 0
+            except ValueError as error:
+                return f"defect: {error}", 0
             self._flush()
             with round_trips() as counter:
                 try:
@@ -158,20 +160,22 @@ class Caller:
                 except _ORDINARY:
                     outcome = "answered with an error"
                 except Exception as error:
-                    outcome = f"defect: {type(error).__name__}: {error}"[:200]
+                    own = type(error).__name__ == table.error
+                    outcome = "answered with an error" if own else f"defect: {type(error).__name__}: {error}"[:200]
             trips.append(counter["waits"])
             self._flush()
         return outcome, min(trips)
 
     @staticmethod
-    def _flush() -> None:
-        """Take the error of a call that did not wait, so that it is not the next one's."""
-        for _ in range(2):
+    def _flush() -> bool:
+        """Take the error of a call that did not wait, so that it is not the next one's; return whether none was."""
+        for attempt in range(2):
             try:
                 api.context_synchronize()
-                return
+                return attempt == 0
             except (CudaError, MigproxyError):
                 continue
+        return False
 
     def lifetimes(self) -> dict[str, Any]:
         """Make and end objects of each kind; return the kinds tried, and those that are still there afterwards."""
@@ -183,8 +187,10 @@ class Caller:
                     continue
                 try:
                     made = [self._make(table, maker) for _ in range(ROUNDS)]
-                except (LookupError, ImportError, *_ORDINARY):
-                    continue
+                except Exception:
+                    continue  # the check of calls says why
+                if not self._flush():
+                    continue  # the device has no such objects
                 before = self._alive()
                 for each in made:
                     self.samples.call(table, ends[kind])(each)

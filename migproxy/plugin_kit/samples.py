@@ -45,10 +45,15 @@ SAMPLE_BYTES = 1 << 20
 _NAMES_OF_MODULE = """
 import importlib, inspect, json, sys
 module = importlib.import_module(sys.argv[1])
-table = getattr(module, "__pyx_capi__", None)
-if table is None:
-    table = [name for name, value in vars(module).items() if name[0] != "_" and callable(value)
-             and not inspect.isclass(value) and getattr(value, "__module__", sys.argv[1]) in (sys.argv[1], None)]
+table = {name for name in getattr(module, "__pyx_capi__", ()) if name[0] != "_"}
+compiled = bool(table)
+for name, value in vars(module).items():
+    if name[0] == "_" or not callable(value) or inspect.isclass(value):
+        continue
+    # Of a compiled module, what is none of its own C functions is one if Cython put a signature on it.
+    told = (value.__doc__ or "").startswith(name + "(") if compiled else True
+    if told and getattr(value, "__module__", sys.argv[1]) in (sys.argv[1], None):
+        table.add(name)
 print(json.dumps(sorted(table)))
 """
 

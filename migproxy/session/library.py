@@ -152,6 +152,8 @@ class RemoteLibrary:
             return api.library_call(self.table.library, name, sent, stream=stream, wait=wait, lease=lease)
         except LibraryCallError as error:
             status, message = error.facts.get("status"), str(error.facts.get("message", ""))
+            if error.facts.get("library", self.table.library) != self.table.library:
+                status = None  # an earlier call's, of another library
             raise self.error(status, message) from error
         except CudaError as error:
             raise self.error(self.table.not_supported if error.status == 801 else None, str(error)) from error
