@@ -32,7 +32,9 @@ def valid(signature: signatures.Signature, addresses: int, handle: int = 1) -> d
             found[argument.name] = handle
         elif argument.name in _GENERATOR and "order" not in argument.name:
             found[argument.name] = _GENERATOR[argument.name]
-        elif argument.ctype in ("size_t", "intptr_t") or argument.name in ("lwork",):
+        elif argument.name == "lwork":
+            found[argument.name] = 1 << 10
+        elif argument.ctype in ("size_t", "intptr_t"):
             found[argument.name] = addresses
         elif re.fullmatch(
             r"ld\w+|[mnk]|mb|rows|cols|size|nnz\w*|n?rhs|batch\w+|incx?y?|inc[xy]|blockDim|ld", argument.name

@@ -67,6 +67,8 @@ def test_cases_run(name):
 @pytest.mark.parametrize("name", list(library_cases.CASES))
 def test_like_a_real_gpu(name):
     expected = recorded()
+    if not any(key.startswith(f"{name}/") for key in expected):
+        pytest.skip("this case failed on the real GPU when it was recorded")
     results = library_cases.CASES[name](Software(), np.random.default_rng(7))
     for key, value in results.items():
         theirs = expected[f"{name}/{key}"]
