@@ -206,7 +206,7 @@ def device_uuid() -> bytes:
 
 @serves("char const *, nvmlDevice_t *")
 def nvmlDeviceGetHandleByUUID(uuid: int, device: int) -> None:
-    if get_string(uuid) != device_uuid():
+    if get_string(uuid) not in (device_uuid(), device_uuid().partition(b"-")[2]):
         raise NvmlError(NOT_FOUND)
     put_u64(device, DEVICE)
 

@@ -24,7 +24,7 @@ def _host(state: SessionState, address: int, size: int) -> None:
 def finish_copy(state: SessionState, command: Command, stream: int) -> Result:
     """Note the host memory in use; reply once the copy is done if the function waits for it."""
     if not command.waits:
-        if not state.capturing:
+        if not state.is_captured(stream):
             state.host_memory_used(command.number, stream)
         return None
     number = command.number

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
+from migproxy.executor import pump
 from migproxy.executor.dispatch import PENDING, Result, handles
 
 if TYPE_CHECKING:
@@ -25,9 +26,10 @@ def stream_create(state: SessionState, command: Command) -> Result:
 def stream_destroy(state: SessionState, command: Command) -> Result:
     (handle,) = layout.HANDLE.unpack_from(command.payload)
     stream = state.handles.remove(layout.KIND_STREAM, handle)
-    state.capturing.pop(handle, None)
     state.plans.clear()
     state.end_stream(stream)
+    if state.capturing.pop(handle, None) is not None:
+        state.pump.set(pump.CAPTURING, int(bool(state.capturing)))
     return None
 
 

@@ -15,13 +15,12 @@ from migproxy.abi.ops import Op
 from migproxy.errors import CudaError, MigproxyError
 from migproxy.jit.copying import copy_large
 from migproxy.jit.fast_path import keep_until_replied
-from migproxy.session.api.copies import CHUNK, CHUNKS_IN_FLIGHT, STAGE_AT_ONCE, memcpy
+from migproxy.session.api.copies import CHUNK, CHUNKS_IN_FLIGHT, STAGE_AT_ONCE, check_may_wait, memcpy
 from migproxy.session.api.memory import find_host_block
-from migproxy.session.api.streams import capturing, is_captured, resolve
+from migproxy.session.api.streams import is_captured, resolve
 from migproxy.session.session import Session, current
 
 CUDA_ERROR_INVALID_VALUE = 1
-CUDA_ERROR_CAPTURE_UNSUPPORTED = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +151,7 @@ def _copy_with_host(
         sides = (placed, source) if to_host else (destination, placed)
         session.post(Op.COPY_BOX, _packed(*sides, extent, to_host=to_host, from_host=not to_host), stream=wire)
         return
-    if capturing():
-        raise CudaError(CUDA_ERROR_CAPTURE_UNSUPPORTED, "a copy of pageable memory waits")
+    check_may_wait(stream)
     in_arena = session.heap.owns(host.at) and session.heap.owns(host.at + length - 1)
     if in_arena and (to_host or length > STAGE_AT_ONCE):
         payload = _packed(destination, source, extent, to_host=to_host, from_host=not to_host)

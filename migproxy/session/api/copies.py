@@ -18,7 +18,7 @@ from migproxy.errors import CudaError, MigproxyError
 from migproxy.jit.copying import copy_large
 from migproxy.jit.fast_path import keep_until_replied
 from migproxy.session.api.memory import find_host_block, is_managed
-from migproxy.session.api.streams import capturing, is_captured, resolve
+from migproxy.session.api.streams import LEGACY, capturing, is_captured, resolve
 from migproxy.session.session import Session, current
 
 CUDA_ERROR_INVALID_VALUE = 1
@@ -55,6 +55,7 @@ def memcpy_htod(dst: int, src: int, size: int, stream: int | None = None) -> Non
     elif stream is not None and is_captured(stream):
         _capture(session, Op.COPY_HTOD, dst, src, size, wire)
     elif (pinned or session.heap.owns(src)) and size > STAGE_AT_ONCE:
+        check_may_wait(stream)
         _copy_and_wait(session, Op.COPY_HTOD, dst, src, size, wire)
     else:
         _stage_in(session, dst, src, size, wire)
@@ -76,6 +77,7 @@ def memcpy_dtoh(dst: int, src: int, size: int, stream: int | None = None) -> Non
     elif stream is not None and is_captured(stream):
         _capture(session, Op.COPY_DTOH, dst, src, size, wire)
     elif pinned or session.heap.owns(dst):
+        check_may_wait(stream)
         _copy_and_wait(session, Op.COPY_DTOH, dst, src, size, wire)
     else:
         _stage_out(session, dst, src, size, wire)
@@ -128,9 +130,16 @@ def _capture(session: Session, op: Op, dst: int, src: int, size: int, wire: int)
     session.post(op, layout.COPY.pack(dst, src, size), stream=wire)
 
 
-def _copy_and_wait(session: Session, op: Op, dst: int, src: int, size: int, wire: int) -> None:
-    if capturing():
+def check_may_wait(stream: int | None) -> None:
+    """Raise CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED for a copy that waits on a default stream during a capture.
+
+    Such a copy would wait for the captured work. On another stream, which is not captured, it may wait.
+    """
+    if capturing() and (stream is None or stream <= LEGACY):
         raise CudaError(900, "a copy of pageable memory waits, which a capture does not allow")
+
+
+def _copy_and_wait(session: Session, op: Op, dst: int, src: int, size: int, wire: int) -> None:
     number = session.ring.submit(op, layout.COPY.pack(dst, src, size), stream=wire, flags=layout.FLAG_WAIT)
     try:
         session.finish(number)

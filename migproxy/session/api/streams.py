@@ -88,6 +88,9 @@ def stream_destroy(stream: int) -> None:
     """Destroy a stream; work submitted to it still completes."""
     if _flags.pop(stream, None) is None:
         raise CudaError(CUDA_ERROR_INVALID_HANDLE)
+    if _capturing.pop(stream, None) is not None:
+        # The capture ends with the stream that it was begun on, without a graph.
+        current().ring.note_capturing(len(_capturing))
     _priorities.pop(stream, None)
     if stream in _inherited:
         _inherited.discard(stream)

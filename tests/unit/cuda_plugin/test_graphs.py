@@ -212,6 +212,22 @@ def test_pageable_memory_is_read_and_written_at_each_launch(
     assert call("cuGraphExecDestroy", executable) == 0
 
 
+def test_a_capture_does_not_concern_other_streams(stream: int, memory: int) -> None:
+    other = api.stream_create(1)
+    assert call("cuStreamBeginCapture", other, 2) == 0
+    for size in (64, 4096):
+        foreign, back = Bytes(bytes([size % 251]) * size), Bytes(bytes(size))
+        assert call("cuMemcpyHtoDAsync", memory, foreign.at, size, stream) == 0
+        assert call("cuMemcpyDtoHAsync", back.at, memory, size, stream) == 0
+        assert back.data == foreign.data
+    block = api.host_alloc(1 << 17)
+    assert call("cuMemcpyDtoH", block, memory, 64) == 900
+    # A capture ends with its stream.
+    assert call("cuStreamDestroy", other) == 0
+    assert call("cuMemcpyDtoH", block, memory, 64) == 0
+    api.host_free(block)
+
+
 def copy_node(graph: int, source: tuple[int, int], destination: tuple[int, int], *after: int) -> int:
     def side(memory_type: int, at: int) -> tuple[int, ...]:
         return (0, 0, 0, 0, memory_type, at if memory_type == 1 else 0, at if memory_type == 2 else 0, 0, 0, 64, 1)
