@@ -8,6 +8,7 @@ function whose executors use more than its quota loses the session that uses mos
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,9 @@ class UsageCheck:
         Gets a line for the log.
     nvml : module, optional
         Stands in for `pynvml` in tests.
+    run : callable, optional
+        Has a function run beside this thread: NVML takes milliseconds, in which the broker would decide nothing. Tests
+        run it at once.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class UsageCheck:
         exceeded: Callable[[str, str], None],
         note: Callable[[str], None],
         nvml: Any = None,
+        run: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
         self._slices = [each for each in slices if each.kind != "software"]
         self._exceeded = exceeded
@@ -59,6 +64,9 @@ class UsageCheck:
         self._handles: dict[str, Any] = {}
         self._often: dict[str, int] = {}
         self._silent: set[str] = set()
+        self._run = run or _beside
+        self._measuring = False
+        self._found: dict[str, dict[int, int] | str] = {}
 
     @property
     def has_work(self) -> bool:
@@ -66,19 +74,26 @@ class UsageCheck:
         return bool(self._slices)
 
     def look(self, sessions: Callable[[str], Iterable[Used]]) -> None:
-        """Compare once.
+        """Compare what was measured since the last look, and measure again.
 
         Parameters
         ----------
         sessions : callable
             Returns the running sessions of a slice by its name.
         """
+        if self._measuring:
+            return
+        found, self._found = self._found, {}
+        served_slices = [each for each in self._slices if list(sessions(each.name))]
+        if served_slices:
+            self._measuring = True
+            self._run(lambda: self._measure(served_slices))
         for each in self._slices:
-            served = list(sessions(each.name))
-            if not served:
+            served, measured = list(sessions(each.name)), found.get(each.name)
+            if not served or measured is None:
                 continue
-            measured = self._measure(each)
-            if measured is None:
+            if isinstance(measured, str):
+                self._say_once(each.name, measured)
                 continue
             if not any(one.executor_pid in measured for one in served):
                 self._say_once(each.name, f"NVML does not count the executors on {each.name} by process")
@@ -104,21 +119,27 @@ class UsageCheck:
         for function in [each for each in self._often if each not in functions]:
             del self._often[function]
 
-    def _measure(self, chosen: Slice) -> dict[int, int] | None:
-        """Return the bytes that each process uses of a slice; None if NVML does not tell."""
+    def _measure(self, slices: list[Slice]) -> None:
+        """Ask NVML for the bytes that each process uses of each slice, or keep why it does not tell."""
+        found: dict[str, dict[int, int] | str] = {}
         nvml = self._nvml = self._nvml or importlib.import_module("pynvml")
-        try:
-            handle = self._handles.get(chosen.name)
-            if handle is None:
-                nvml.nvmlInit()
-                handle = self._handles[chosen.name] = nvml.nvmlDeviceGetHandleByUUID(chosen.uuid.encode())
-            running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        except nvml.NVMLError as error:
-            self._say_once(chosen.name, f"NVML does not tell who uses {chosen.name}: {error}")
-            return None
-        return {int(one.pid): int(one.usedGpuMemory or 0) for one in running}
+        for each in slices:
+            try:
+                if each.name not in self._handles:
+                    nvml.nvmlInit()
+                    self._handles[each.name] = nvml.nvmlDeviceGetHandleByUUID(each.uuid.encode())
+                running = nvml.nvmlDeviceGetComputeRunningProcesses(self._handles[each.name])
+                found[each.name] = {int(one.pid): int(one.usedGpuMemory or 0) for one in running}
+            except nvml.NVMLError as error:
+                found[each.name] = f"NVML does not tell who uses {each.name}: {error}"
+        self._found = found
+        self._measuring = False
 
     def _say_once(self, name: str, text: str) -> None:
         if name not in self._silent:
             self._silent.add(name)
             self._note(text)
+
+
+def _beside(action: Callable[[], None]) -> None:
+    threading.Thread(target=action, name="usage", daemon=True).start()

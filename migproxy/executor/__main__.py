@@ -19,6 +19,8 @@ from migproxy.executor.sandbox import confine
 
 log = logging.getLogger("migproxy.executor")
 
+SWITCH_SECONDS = 2e-4
+
 
 def main(arguments: list[str]) -> int:
     """Serve one session; returns the exit code."""
@@ -28,6 +30,8 @@ def main(arguments: list[str]) -> int:
     sock = bootstrap.open_control(int(arguments[1]))
     log_to_broker(sock)
     try:
+        # A report or a trace, made on another thread, must not hold the one that serves commands up for milliseconds.
+        sys.setswitchinterval(SWITCH_SECONDS)
         bootstrap.die_with_broker()
         confine()
         preload()

@@ -93,7 +93,7 @@ class GpuTime:
     """
 
     quantum: int = 10 * MS
-    granularity: int = 8 * MS
+    granularity: int = 4 * MS
     credit: int = 20 * MS
     name: str = "gpu_time"
     _used: dict[str, float] = field(default_factory=dict)

@@ -48,9 +48,11 @@ class Checked:
         self.nvml, self.served = nvml, list(served)
         self.gone: list[tuple[str, str]] = []
         self.notes: list[str] = []
+        slices = [software_slice(GIB), GPU]
         self.check = UsageCheck(
-            [software_slice(GIB), GPU], lambda *each: self.gone.append(each), self.notes.append, nvml
+            slices, lambda *each: self.gone.append(each), self.notes.append, nvml, run=lambda action: action()
         )
+        self.look(1)  # nothing was measured before
 
     def look(self, times: int = PATIENCE) -> list[str]:
         for _ in range(times):
@@ -72,11 +74,9 @@ def test_who_exceeds_it_goes_and_is_told_why() -> None:
 
 def test_one_reading_is_no_proof() -> None:
     checked = Checked(Nvml({11: 5 * GIB}), Used("a", "f", 11, 4 * GIB))
-    checked.look(PATIENCE - 1)
-    checked.nvml.used[11] = 4 * GIB + SLACK
-    checked.look(1)
-    checked.nvml.used[11] = 5 * GIB
-    assert checked.look(PATIENCE - 1) == []
+    for used in (4 * GIB + SLACK, 5 * GIB, 4 * GIB, 5 * GIB):  # each look compares what the one before has measured
+        checked.nvml.used[11] = used
+        assert checked.look(1) == []
 
 
 def test_the_sessions_of_a_function_count_together_and_the_largest_goes() -> None:
