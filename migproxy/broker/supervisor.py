@@ -40,11 +40,17 @@ _CLOSED_GRACE = 1.0
 
 
 def executor_environment(
-    chosen: Slice, base: Mapping[str, str], plugins: Sequence[str] = (), *, open_first: bool = False
+    chosen: Slice,
+    base: Mapping[str, str],
+    plugins: Sequence[str] = (),
+    *,
+    open_first: bool = False,
+    several_owners: bool = False,
 ) -> dict[str, str]:
     """Return the environment of an executor: little of the broker's, nothing of the function's.
 
-    `plugins` are those that it may prepare for before its session comes; `open_first` lets it open its device then.
+    `plugins` are those that it may prepare for before its session comes; `open_first` lets it open its device then, and
+    with `several_owners` that driver keeps no code in files: whose they would be is not known yet.
     """
     env = {name: base[name] for name in _KEEP if name in base}
     # The software GPU's settings are the broker's owner's, as the choice of device is.
@@ -54,6 +60,8 @@ def executor_environment(
     env["PYTHONDONTWRITEBYTECODE"] = "1"
     env["MIGPROXY_PRELOAD"] = ",".join(plugins)
     env["MIGPROXY_OPEN_FIRST"] = str(int(open_first))
+    if open_first and several_owners:
+        env["CUDA_CACHE_DISABLE"] = "1"
     root = str(Path(__file__).resolve().parents[2])
     if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
         # A source tree: the executor must find the same package that the broker runs from.
@@ -83,6 +91,8 @@ class Executor:
         What it may prepare for while it waits.
     open_first : bool
         It may open its device before it has a session.
+    several_owners : bool
+        Functions of other users than the broker's may come.
 
     It starts without a session and with its stderr kept for the log; `adopt` gives it to a session.
     """
@@ -95,6 +105,7 @@ class Executor:
         uid: int = 0,
         plugins: Sequence[str] = (),
         open_first: bool = False,
+        several_owners: bool = False,
     ) -> None:
         self._loop = loop
         self._on_message: Callable[[Message, list[int]], None] = ignore_message
@@ -109,7 +120,9 @@ class Executor:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._early,
-                env=executor_environment(chosen, os.environ, plugins, open_first=open_first),
+                env=executor_environment(
+                    chosen, os.environ, plugins, open_first=open_first, several_owners=several_owners
+                ),
                 cwd="/",
                 pass_fds=(theirs.fileno(),),
                 user=uid or None,

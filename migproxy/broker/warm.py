@@ -101,7 +101,13 @@ class WarmPool:
         command = self._config.executor_command or default_command()
         config = self._config
         return Executor(
-            self._loop, command, chosen, config.executor_uid, config.plugins, open_first=not config.cache_dir
+            self._loop,
+            command,
+            chosen,
+            config.executor_uid,
+            config.plugins,
+            open_first=not config.cache_dir,
+            several_owners=config.allow_all or bool(config.allow_uids),
         )
 
     def _refill(self) -> None:

@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from migproxy.broker.supervisor import executor_environment
 from migproxy.executor import caches
 
 OTHER = os.geteuid() + 4321
@@ -97,3 +99,10 @@ def test_a_folder_that_others_can_write_is_not_used(tmp_path: Path, monkeypatch:
     env: dict[str, str] = {}
     caches.separate(OTHER, str(tmp_path), env)
     assert env["MIGPROXY_CACHE_DIR"] == ""
+
+
+@pytest.mark.parametrize(("several", "first", "kept"), [(True, True, False), (True, False, True), (False, True, True)])
+def test_a_driver_that_starts_before_its_owner_is_known_keeps_no_code(several: bool, first: bool, kept: bool) -> None:
+    chosen = SimpleNamespace(visible="0")
+    env = executor_environment(chosen, {}, open_first=first, several_owners=several)  # type: ignore[arg-type]
+    assert ("CUDA_CACHE_DISABLE" not in env) is kept
