@@ -15,7 +15,7 @@ from migproxy.abi import layout
 from migproxy.errors import CudaError
 from migproxy.session import api
 from migproxy.session.api import PointerFacts
-from migproxy.session.session import close_current
+from migproxy.session.session import close_current, opened
 
 #: On an H100 a context alone takes half a GiB.
 QUOTAS = {"software": 256 << 20, "0": 2 << 30}
@@ -204,6 +204,8 @@ def session(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
 @pytest.fixture(scope="package", params=["software", pytest.param("0", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
     """A session of this process with a context, on the software GPU and on a real one."""
+    # Another folder's tests may have left theirs open for those to come in this process: then it serves here too.
+    found = opened()
     before = dict(os.environ)
     os.environ["MIGPROXY_DEVICE"] = request.param
     os.environ["MIGPROXY_MEMORY"] = str(QUOTAS[request.param])
@@ -213,4 +215,5 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
         os.environ.clear()
         os.environ.update(before)
     yield request.param
-    close_current()
+    if found is None:
+        close_current()
