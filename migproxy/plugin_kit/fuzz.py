@@ -90,7 +90,11 @@ class FuzzContext:
         self.handles = Handles()
         self.memory = _Memory(self.driver)
         self.state = SimpleNamespace(
-            driver=self.driver, handles=self.handles, memory=self.memory, charged=contextlib.nullcontext
+            driver=self.driver,
+            handles=self.handles,
+            memory=self.memory,
+            charged=contextlib.nullcontext,
+            consumer=SimpleNamespace(in_heap=lambda address, size: False),
         )
 
     def check_range(self, address: int, size: int) -> None:

@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
+from migproxy_plugins.cuda import treatment
 from migproxy_plugins.cuda.marshal import rule_adapter
 from migproxy_plugins.cuda.registry import status_of
 from migproxy_plugins.cuda.rules import RULES
@@ -19,10 +20,9 @@ _zero = ctypes.c_uint64()
 
 
 def missing(table: Table) -> list[str]:
-    """Return the rules that the software GPU has no function for."""
-    from migproxy.softgpu.libcuda import SoftCuda
-
-    return [name for name, entry in table.operations.items() if entry.by_hand and not hasattr(SoftCuda, name)]
+    """Return the rules for functions that no release has; what a device's driver lacks, it refuses by name."""
+    known = {name for major in (12, 13) for name in treatment.table("driver", major)["functions"]}
+    return [name for name, entry in table.operations.items() if entry.by_hand and name not in known]
 
 
 def call(table: Table, operation: Operation) -> Callable[..., None]:
