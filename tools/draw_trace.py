@@ -20,6 +20,8 @@ from matplotlib.patches import Patch
 #: Lane of the trace → colour and place in its function's band, from the top.
 LOOKS = {"kernels": ("#2a6fbb", 0), "copies": ("#e08a2c", 1), "CPU": ("#8a8a8a", 2), "waits": ("#e5c4c4", 3)}
 BAND = 5.0
+#: Milliseconds; shorter gaps between two kernels are the way from one command to the next.
+SHORTEST_PHASE = 0.2
 
 
 def draw(document: dict[str, Any], target: Path, start: float, length: float, title: str) -> None:
@@ -35,7 +37,8 @@ def draw(document: dict[str, Any], target: Path, start: float, length: float, ti
                 for each in events
                 if each["ph"] == "X" and each["pid"] == function and lane in (each["cat"], each["name"])
             ]
-            spans = [(begin, took) for begin, took in spans if begin + took > 0 and begin < length]
+            least = SHORTEST_PHASE if lane == "CPU" else 0.0
+            spans = [(begin, took) for begin, took in spans if begin + took > 0 and begin < length and took > least]
             axes.broken_barh(spans, (-BAND * index - place - 1, 0.9), facecolors=colour)
     axes.set_xlim(0, length)
     axes.set_yticks([-BAND * index - 2 for index in range(len(functions))])
@@ -51,7 +54,7 @@ def draw(document: dict[str, Any], target: Path, start: float, length: float, ti
         frameon=False,
     )
     if title:
-        figure.suptitle(title)
+        axes.set_title(title, pad=28)
     figure.savefig(target, bbox_inches="tight")
 
 
