@@ -29,6 +29,8 @@ Dim = tuple[int, int, int]
 
 _PACK = LAUNCH.packer()
 WARP = 32
+#: seconds of run time of quickly made code that pay for making it well
+PROMOTE = 0.3
 
 
 @dataclass(slots=True)
@@ -77,6 +79,8 @@ class Kernel:
         self.max_threads = min(MAX_THREADS, limit[0] * limit[1] * limit[2]) if limit else MAX_THREADS
         self._code: Code | None = None
         self._lockstep: Code | None = None
+        #: seconds that launches of quickly made code took
+        self._quick_time = 0.0
         self._tuner = Tuner(self)
         self._point_lines: list[int] = []
         self._lock = threading.Lock()
@@ -207,6 +211,20 @@ class Kernel:
             raise faults[0]
         if heavy:
             self._tuner.spent(time.perf_counter() - started)
+        elif code is self._code and self._image.large and not checked:
+            self._quick_time += time.perf_counter() - started
+            if self._quick_time > PROMOTE:
+                self._promote(code)
+
+    def _promote(self, old: Code) -> None:
+        """Compile again with everything that LLVM can do: the quick code has run for long."""
+        self._quick_time = float("-inf")
+        symbol = f"{self._image.symbol}.full"
+        gen = self._module.source.generator(self.name, symbol)
+        code = Code.linked(_object(gen.generate(), tuned=True), symbol, gen.frame_bytes, gen.local_bytes)
+        with self._lock:
+            if self._code is old:
+                self._code = code
 
     @staticmethod
     def _run(part: Callable[[], None], wanted: int, *, together: bool) -> None:

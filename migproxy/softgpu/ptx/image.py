@@ -33,6 +33,8 @@ class KernelImage(msgspec.Struct, frozen=True):
     maxntid: Dim | None
     reqntid: Dim | None
     lockstep: bool
+    #: the cached code was made quickly
+    large: bool
 
 
 class Placed(msgspec.Struct, frozen=True):
@@ -116,7 +118,7 @@ class Source:
                 KernelImage(
                     function.name, symbol, object_key(text), gen.params, gen.param_size, gen.static_shared,
                     gen.local_bytes, gen.frame_bytes, function.maxntid, function.reqntid,
-                    lockstep.relies_on_lockstep(self.ast, function),
+                    lockstep.relies_on_lockstep(self.ast, function), len(text) >= native.LARGE,
                 )
             )  # fmt: skip
         variables = [

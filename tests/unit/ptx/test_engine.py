@@ -293,6 +293,15 @@ def test_large_kernels_are_compiled_quickly_first(tmp_path: Path, monkeypatch: p
     assert np.allclose(c, a @ b, rtol=1e-4)
     assert quickly[0] is True
     assert False in quickly, "a launch that matters gets everything that LLVM can do"
+    small = kit.load(kit.cuda(sources.BASICS, "compute_90")).kernels["matmul"]
+    monkeypatch.setattr(engine, "PROMOTE", 0.0)
+    quickly.clear()
+    for _ in range(3):
+        c[...] = 0
+        kit.launch(small, (2, 2, 1), (16, 16, 1), a, b, c, I32(32))
+    assert quickly.count(False) == 1, "so do small launches, once they have run for long"
+    assert np.allclose(c.ravel()[: 32 * 32].reshape(32, 32), a.ravel()[:1024].reshape(32, 32)
+                       @ b.ravel()[:1024].reshape(32, 32), rtol=1e-4)  # fmt: skip
 
 
 def test_a_second_load_parses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
