@@ -48,6 +48,8 @@ def page() -> str:
     for path in sorted(RECORDS.glob("containment-*.json")):
         record: dict[str, Any] = json.loads(path.read_text())
         parts.append(f"## {record['device']}, {record['date']} ({record['cores']} cores, Python {record['python']})\n")
+        if "note" in record:
+            parts.append(record["note"] + "\n")
         parts.append("| event | rounds | as it is to be | longest until seen | seen |\n|---|--:|--:|--:|---|")
         for row in record["rows"]:
             seen = "; ".join(f"`{each}`" for each in row["seen"])
@@ -61,19 +63,24 @@ def page() -> str:
 
 def scale(record: dict[str, Any]) -> list[str]:
     """Return what idle sessions cost and ended ones leave behind, by one record of ``tools/measure_scale.py``."""
-    idle, ended = record["idle"], record["ended"]
+    idle = record["idle"]
     where = f"{record['device']}, {record['date']} ({record['cores']} cores, Python {record['python']})"
     cpu = idle["cpu_percent_of_a_core"]
-    left = [f"{name} {ended['before'][name]} and {ended['after'][name]}" for name in ended["before"]]
-    resident = " and ".join(f"{each / 1024:.1f} MiB" for each in ended["broker_kib"])
-    return [
-        f"## Sessions that are idle, and that ended: {where}\n",
+    parts = [
+        f"## Sessions that are idle: {where}\n",
         f"{idle['sessions']} sessions open and idle, in percent of one core: broker {cpu['broker']}, all executors"
         f" {cpu['executors']}, all functions {cpu['functions']}. An executor holds {idle['executor_private_mib']} MiB"
         f" of its own ({idle['executor_proportional_mib']} MiB with its share of what all have).\n",
-        f"{ended['sessions']} sessions opened and ended one after another; the broker then and after the first hundred"
-        f" of them: {', '.join(left)}; its memory {resident}.\n",
     ]
+    ended = record.get("ended")
+    if ended is not None:
+        left = [f"{name} {ended['before'][name]} and {ended['after'][name]}" for name in ended["before"]]
+        resident = " and ".join(f"{each / 1024:.1f} MiB" for each in ended["broker_kib"])
+        parts.append(
+            f"{ended['sessions']} sessions opened and ended one after another; what the broker holds after the first"
+            f" hundred of them and after all: {', '.join(left)}; its memory {resident}.\n"
+        )
+    return parts
 
 
 def main() -> int:

@@ -80,6 +80,7 @@ def ended_sessions(rig: Rig, count: int, until: float) -> dict[str, Any]:
 
     herd = Herd(rig.path, "herd")
     ended = 0
+    before, resident = settled()
     try:
         while ended < count and time.monotonic() < until:
             if ended == min(100, count // 2):  # its log and its reports have their room by then
