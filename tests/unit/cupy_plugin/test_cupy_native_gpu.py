@@ -80,6 +80,7 @@ def test_cublas_errors(gpu, cp):
     del result
 
 
+@pytest.mark.filterwarnings("ignore:gels reached maximum:UserWarning")  # CuPy's own, natively too
 def test_cusolver_and_its_routines(cp, gpu, monkeypatch):
     cusolver = standin.make("cupy_backends.cuda.libs.cusolver")
     handle = cusolver.create()
