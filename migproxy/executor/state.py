@@ -67,11 +67,11 @@ class SessionState:
         self.completions = Completions(driver, tables)
         self.counters: Counter[str] = Counter()
         self.closing = False
+        self.opened_ns = time.monotonic_ns()
         self.sticky = 0
         #: The library's error of the deferred status ``layout.DEFERRED_LIBRARY``.
         self.late_error: dict[str, Any] = {}
         self.capturing: dict[int, int] = {}
-        self.opened_ns = time.monotonic_ns()
         self._ending: dict[int, list[Action]] = {}
         self.functions: dict[int, LaunchTarget] = {}
         self.globals_of: dict[int, list[int]] = {}

@@ -204,7 +204,7 @@ def test_standard_streams_may_be_closed(tmp_path: Path) -> None:
 def test_what_kernels_print_comes_before_what_follows_the_wait(run_script: RunScript, device: str, wait: str) -> None:
     done = run_script(
         "import cupy\n"
-        "code = r'extern \"C\" __global__ void hello(int* x) { printf(\"hello %d\\n\", x[threadIdx.x]); }'\n"
+        'code = r\'extern "C" __global__ void hello(int* x) { printf("hello %d\\n", x[threadIdx.x]); }\'\n'
         "hello = cupy.RawKernel(code, 'hello')\n"
         "x = cupy.arange(3, dtype='i4')\n"
         "stream = cupy.cuda.Stream.null\n"
