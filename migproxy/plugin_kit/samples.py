@@ -5,6 +5,8 @@
 ``installed(table)``
     Names of the installed library's functions, or None if it is not installed. By default the module is imported in a
     process that is not interposed: its capsule table if it has one, else its public functions.
+``in_other_releases(table)``
+    Names of entries that the installed library may lack, because it is one of several releases; none by default.
 ``missing(table)``
     Names that the table says are served and the executor half does not have.
 ``call(table, operation)``
@@ -110,6 +112,11 @@ class Samples:
         if run.returncode:
             return None
         return set(json.loads(run.stdout))
+
+    def in_other_releases(self, table: Table) -> set[str]:
+        """Return names that a release of the library has which need not be the installed one."""
+        own = self._own("in_other_releases")
+        return set(own(table)) if own is not None else set()
 
     def missing(self, table: Table) -> list[str]:
         """Return what the table says is served and the executor half lacks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from migproxy_plugins.cuda import treatment
 from migproxy_plugins.cuda.marshal import rule_adapter
@@ -19,9 +19,15 @@ CALLS_ON_GPU = False
 _zero = ctypes.c_uint64()
 
 
+def in_other_releases(table: Table) -> set[str]:
+    """Return the functions of all recorded releases."""
+    which: Literal["driver", "runtime"] = "driver" if table.library == "cuda.driver" else "runtime"
+    return {name for major in (12, 13) for name in treatment.table(which, major)["functions"]}
+
+
 def missing(table: Table) -> list[str]:
     """Return the rules for functions that no release has; what a device's driver lacks, it refuses by name."""
-    known = {name for major in (12, 13) for name in treatment.table("driver", major)["functions"]}
+    known = in_other_releases(table)
     return [name for name, entry in table.operations.items() if entry.by_hand and name not in known]
 
 
