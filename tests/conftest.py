@@ -28,6 +28,13 @@ def has_gpu() -> bool:
     return os.path.exists("/dev/nvidiactl")
 
 
+def pytest_configure() -> None:
+    """Let Ctrl-C work again where the caller's shell ignores it, as for a command in the background: children inherit
+    that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests marked `gpu` where there is none."""
     if has_gpu():
