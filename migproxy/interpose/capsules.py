@@ -21,7 +21,8 @@ from migproxy.jit import entries as machine_code
 from migproxy.jit.prototypes import Kind, Prototype, parse_prototype
 
 compiler.use_cache()
-_api = ctypes.pythonapi
+# Functions of our own: those of `ctypes.pythonapi` are everybody's, and so are the argument types one sets on them.
+_api = ctypes.PyDLL(None)
 _get_name = _api.PyCapsule_GetName
 _get_name.restype, _get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
 _get_pointer = _api.PyCapsule_GetPointer

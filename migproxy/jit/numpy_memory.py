@@ -42,7 +42,8 @@ def _cell(address: int) -> ctypes.c_uint64:
 def _handler(numpy: ModuleType) -> int:
     """Return the address of NumPy's default ``PyDataMem_Handler``; 0 if this NumPy has another one than we know."""
     core = getattr(numpy, "_core", None) or numpy.core
-    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    # Not `ctypes.pythonapi`: the types set on its functions are everybody's.
+    get_pointer = ctypes.PyDLL(None).PyCapsule_GetPointer
     get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     table = get_pointer(core._multiarray_umath._ARRAY_API, None)
     capsule = ctypes.py_object.from_address(_cell(table + 8 * _DEFAULT_HANDLER).value).value

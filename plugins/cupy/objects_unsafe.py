@@ -56,9 +56,11 @@ def c_function(module: ModuleType, name: str, result: Any, *arguments: Any) -> C
     Precondition: `result` and `arguments` are the ctypes types of the capsule's signature.
     """
     capsule = module.__pyx_capi__[name]
-    get_name = ctypes.pythonapi.PyCapsule_GetName
+    # Not `ctypes.pythonapi`: the types set on its functions are everybody's.
+    api = ctypes.PyDLL(None)
+    get_name = api.PyCapsule_GetName
     get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
-    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    get_pointer = api.PyCapsule_GetPointer
     get_pointer.restype, get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     return ctypes.PYFUNCTYPE(result, *arguments)(get_pointer(capsule, get_name(capsule)))
 

@@ -237,3 +237,19 @@ except Exception as error:
 print("end")
 """)
     assert out.splitlines()[-1] == "end"
+
+
+def test_argument_types_that_others_set_on_pythons_api_do_no_harm() -> None:
+    """They are set on function objects that all users of `ctypes.pythonapi` share."""
+    code = (
+        "import ctypes\n"
+        "new = ctypes.pythonapi.PyCapsule_New\n"
+        "new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]\n"
+        "from migproxy.interpose import capsules\n"
+        "assert new.argtypes[1] is ctypes.c_char_p\n"
+        "ctypes.pythonapi.PyCapsule_GetPointer.argtypes = [ctypes.c_int]\n"
+        "memory = ctypes.create_string_buffer(8)\n"
+        "made = capsules._new(ctypes.addressof(memory), None, None)\n"
+        "assert capsules._get_pointer(made, None) == ctypes.addressof(memory)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
