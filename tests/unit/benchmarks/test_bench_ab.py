@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 from processes import Finished, run_command
 
+if os.environ.get("MIGPROXY_SLOW_TESTS") != "1":
+    pytest.skip("takes minutes of an idle machine: set MIGPROXY_SLOW_TESTS=1", allow_module_level=True)
 pytest.importorskip("pytest_benchmark")
 pytest.importorskip("cuda.bindings.driver")
 
