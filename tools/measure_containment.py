@@ -28,6 +28,7 @@ from containment_kills import end, ends_within, kill_executors, kill_functions, 
 from migproxy.abi import control
 from migproxy.cli.control import BrokerClient
 
+WARM = 1
 PROLOGUE = """
 import ctypes, sys, time
 import cupy
@@ -162,7 +163,7 @@ class Rig:
             "--kernel-seconds",
             "2",
             "--warm",
-            "1",
+            str(WARM),
         ]
         self.broker = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.broker.stderr is not None
@@ -186,14 +187,21 @@ class Rig:
         return next(row.executor_pid for row in rows(self.path) if row.pid == pid)
 
     def footprint(self) -> dict[str, int]:
-        """Return what the broker holds that could be left behind."""
+        """Return what the broker holds that could be left behind, once its next executor waits."""
         client = BrokerClient(self.path)
         try:
-            (served,) = client.ask(control.AskStatus(), control.Status).slices
+            deadline = time.monotonic() + 20
+            while (served := client.ask(control.AskStatus(), control.Status).slices[0]).warm < WARM:
+                if time.monotonic() > deadline:
+                    raise RuntimeError("no executor waits for the next session")
+                time.sleep(0.02)
         finally:
             client.close()
         children = Path(f"/proc/{self.broker.pid}/task/{self.broker.pid}/children").read_text().split()
-        opened = [os.readlink(each) for each in Path(f"/proc/{self.broker.pid}/fd").iterdir() if each.is_symlink()]
+        opened = []
+        for each in Path(f"/proc/{self.broker.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed since: the broker goes on meanwhile
+                opened.append(os.readlink(each))
         return {
             "descriptors": len(opened),
             "memory segments": sum("memfd:" in each for each in opened),
@@ -348,8 +356,7 @@ def left_behind(rig: Rig, before: dict[str, int]) -> tuple[int, int, float, set[
     after: dict[str, int] = {}
     while after != before and time.monotonic() < began + 10:
         time.sleep(0.1)
-        with contextlib.suppress(FileNotFoundError):  # a descriptor was closed while it was looked at
-            after = rig.footprint()
+        after = rig.footprint()
     words = {f"{name}: {before[name]} before, {after[name]} after" for name in before if before[name] != after[name]}
     return (
         1,

@@ -352,6 +352,8 @@ class SliceStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: str = ""
     holder: str = ""
     waiting: int = 0
+    warm: int = 0
+    """Executors that wait for a session."""
 
 
 class Status(Message, frozen=True):

@@ -87,6 +87,7 @@ def status(broker: Broker) -> control.Status:
                 policy=broker.leases[each.name].policy_name if each.name in broker.leases else "",
                 holder=broker.leases[each.name].holder if each.name in broker.leases else "",
                 waiting=broker.leases[each.name].waiting if each.name in broker.leases else 0,
+                warm=broker.warm.waiting(each.name),
             )
             for each in broker.slices
         ],

@@ -23,7 +23,19 @@ def smi(broker: Annotated[str, typer.Option(help="Socket of the broker.")] = "")
     from rich.table import Table
 
     table = Table(title=f"broker {status.version}, pid {status.pid}, up {status.uptime_s:.0f} s", title_justify="left")
-    for name in ("slice", "kind", "device", "memory", "promised", "sessions", "mode", "policy", "lease", "waiting"):
+    for name in (
+        "slice",
+        "kind",
+        "device",
+        "memory",
+        "promised",
+        "sessions",
+        "mode",
+        "policy",
+        "lease",
+        "waiting",
+        "warm",
+    ):
         table.add_column(name)
     for each in status.slices:
         table.add_row(
@@ -37,6 +49,7 @@ def smi(broker: Annotated[str, typer.Option(help="Socket of the broker.")] = "")
             each.policy or "-",
             each.holder or "-",
             str(each.waiting),
+            str(each.warm),
         )
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:

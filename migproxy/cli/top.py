@@ -53,7 +53,7 @@ def top(
 def slices_table(status: Status) -> Table:
     """Return one line for each slice."""
     table = Table(title=f"broker {status.version}, up {status.uptime_s:.0f} s", title_justify="left", box=None)
-    for name in ("SLICE", "MEMORY", "PROMISED", "SESSIONS", "MODE", "POLICY", "LEASE", "WAITING"):
+    for name in ("SLICE", "MEMORY", "PROMISED", "SESSIONS", "MODE", "POLICY", "LEASE", "WAITING", "WARM"):
         table.add_column(name)
     for each in status.slices:
         share = f"{100 * each.reserved / each.capacity:.0f}%" if each.capacity else "-"
@@ -66,6 +66,7 @@ def slices_table(status: Status) -> Table:
             each.policy or "-",
             each.holder or "free",
             str(each.waiting),
+            str(each.warm),
         )
     return table
 

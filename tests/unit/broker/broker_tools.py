@@ -147,11 +147,11 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         each.stop()
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait until a condition that another process brings about holds."""
+def until(condition: Callable[[], bool], seconds: float = 20.0, told: Callable[[], str] = lambda: "") -> None:
+    """Wait until a condition that another process brings about holds; `told` says what is so instead."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, f"it did not happen in time: {told()}"
         time.sleep(0.01)
 
 
