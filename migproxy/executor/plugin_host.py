@@ -2,8 +2,9 @@
 
 An executor half is a module, or its attribute ``HALF``, with ``LIBRARIES`` (the names of the libraries it serves) and
 ``serve(context, library, function, arguments)``, and optionally ``prepare`` with the same arguments, which returns a
-callable that repeats the call; ``needs_lease(library, function)``; ``counts()``, the living objects by kind; and
-``preload()``, which imports what calls will need, in an executor that waits for its session.
+callable that repeats the call, or a `Repeat` that tells the C functions behind it, too; ``needs_lease(library,
+function)``; ``counts()``, the living objects by kind; and ``preload()``, which imports what calls will need, in an
+executor that waits for its session.
 `migproxy.executor.table_server` makes one from tables. It runs in this session's executor only, under the same quota,
 lease and sandbox.
 """
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from migproxy.abi.tables import ENTRY_POINT_GROUP, INTERFACE_VERSION
 from migproxy.errors import CudaError, PluginError
 from migproxy.executor.dispatch import LibraryError, Refused
+from migproxy.executor.repeat_tables_unsafe import Repeat
 
 if TYPE_CHECKING:
     from migproxy.executor.state import SessionState
@@ -167,14 +169,14 @@ class PluginHost:
         context = LibraryContext(self._state, self._state.stream(stream))
         return self._half(library).serve(context, library, function, arguments)
 
-    def prepare(self, library: str, function: str, arguments: list[Any], stream: int) -> Callable[[], Any] | None:
+    def prepare(self, library: str, function: str, arguments: list[Any], stream: int) -> Repeat | None:
         """Return what repeats a call that was just served, if its plugin can say."""
         prepare = getattr(self._half(library), "prepare", None)
         if prepare is None:
             return None
         context = LibraryContext(self._state, self._state.stream(stream))
         ready: Callable[[], Any] | None = prepare(context, library, function, arguments)
-        return ready
+        return ready if ready is None or isinstance(ready, Repeat) else Repeat(ready)
 
     def needs_lease(self, library: str, function: str) -> bool:
         """Tell whether a library's function uses the multiprocessors; True unless its plugin says otherwise."""

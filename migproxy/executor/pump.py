@@ -35,7 +35,7 @@ from migproxy.arena.machine_unsafe import (
     store64_release,
     time_stamp,
 )
-from migproxy.executor import flight
+from migproxy.executor import flight, repeats
 
 # -- state block ------------------------------------------------------------------------------------------------------
 RING_BASE = 0x00  # address of the control segment
@@ -105,6 +105,8 @@ EVENT_QUERIES = 0x1E8  # counter: queries and waits of events
 FLIGHT = 0x1F0  # address of the block of ``executor/flight.py``, 0 = no lease, so nothing is marked
 OTHER_ESTIMATES = 0x1F8  # address of the estimates of what is no kernel: memsets, copies by direction
 PRINTING = 0x200  # 1: kernels may print, and Python sees to it at every wait
+REPEATS = 0x208  # address of the table of ``executor/repeats.py``
+REPEAT = 0x210  # the record of the library call in hand
 COPY = 0x240  # SLOT_SIZE bytes: the command in hand
 STATE_SIZE = COPY + layout.SLOT_SIZE
 
@@ -157,6 +159,7 @@ OP_EVENT_QUERY = int(Op.EVENT_QUERY)
 OP_EVENT_CREATE = int(Op.EVENT_CREATE)
 OP_EVENT_DESTROY = int(Op.EVENT_DESTROY)
 OP_FREE_MARK = 38
+OP_LIBRARY_CALL = int(Op.LIBRARY_CALL)
 NO_STREAM = (1 << 64) - 1
 SYS_FUTEX = 202
 FUTEX_WAKE = 1
@@ -673,7 +676,7 @@ def needs_lease(pump: U64, op: U64) -> U64:
     need it too."""
     if load64(pump + LEASE_WORD) == 0:
         return 0
-    if op == OP_LAUNCH or op == OP_COPY_DTOD or op == OP_MEMSET:
+    if op == OP_LAUNCH or op == OP_COPY_DTOD or op == OP_MEMSET or op == OP_LIBRARY_CALL:
         return 1
     return load64(pump + LEASE_COPIES) and (op == OP_COPY_HTOD or op == OP_COPY_DTOH)
 
@@ -683,6 +686,8 @@ def units_of(op: U64, pump: U64) -> U64:
     if op == OP_LAUNCH:
         blocks = load32(pump + L_GRID) * load32(pump + L_GRID + 4) * load32(pump + L_GRID + 8)
         return blocks * load32(pump + L_BLOCK) * load32(pump + L_BLOCK + 4) * load32(pump + L_BLOCK + 8) >> 5
+    if op == OP_LIBRARY_CALL:
+        return 0
     if op == OP_MEMSET:
         return load64(pump + PAYLOAD + 16) * load32(pump + PAYLOAD + 12) >> 10
     return load64(pump + PAYLOAD + 16) >> 10
@@ -690,6 +695,8 @@ def units_of(op: U64, pump: U64) -> U64:
 
 def estimates_of(op: U64, pump: U64) -> U64:
     """Return the address of the estimates for the work in hand, 0 when it is malformed."""
+    if op == OP_LIBRARY_CALL:
+        return load64(load64(pump + REPEAT) + repeats.ESTIMATES)
     if op == OP_LAUNCH:
         record = table_entry(load64(pump + FUNCTIONS), KIND_FUNCTION, load64(pump + PAYLOAD))
         return record + FUNCTION_ESTIMATES if record else 0
@@ -724,7 +731,10 @@ def execute(pump: U64) -> U64:
         return REASON_COMMAND
     if is_event_op(op):
         return do_event(pump, number, op)
-    if op == 0 or (op > OP_STREAM_SYNC and op != OP_FREE_MARK):
+    if op == OP_LIBRARY_CALL:
+        if flags & FLAG_WAIT or find_repeat(pump, length) == 0:
+            return REASON_COMMAND
+    elif op == 0 or (op > OP_STREAM_SYNC and op != OP_FREE_MARK):
         return REASON_COMMAND
     if load64(pump + SPARE_COUNT) == 0:
         return REASON_EVENTS
@@ -737,6 +747,21 @@ def execute(pump: U64) -> U64:
         if load64(pump + CAPTURING) == 0:
             return marked(pump, number, op, flags, length, stream)
     return perform(pump, number, op, flags, length, stream)
+
+
+def find_repeat(pump: U64, length: U64) -> U64:
+    """Find the library call in hand among those that can be repeated; returns its record, 0 if there is none."""
+    record = repeats.find(load64(pump + REPEATS), pump + PAYLOAD, length, load64(pump + SLOT_STREAM))
+    store64(pump + REPEAT, record)
+    return record
+
+
+def do_repeat(pump: U64, stream: U64) -> U64:
+    """Carry out the library call in hand; Python does if it fails, and tells the library's error."""
+    record = load64(pump + REPEAT)
+    if load64(record + repeats.REAL_STREAM) != stream or repeats.repeat(record):
+        return REASON_COMMAND
+    return 0
 
 
 def marked(pump: U64, number: U64, op: U64, flags: U64, length: U64, stream: U64) -> U64:
@@ -771,6 +796,8 @@ def perform(pump: U64, number: U64, op: U64, flags: U64, length: U64, stream: U6
     """Check and carry out an operation on a real stream; returns a reason, 0 when it is done."""
     if op == OP_LAUNCH:
         return do_launch(pump, stream, length)
+    if op == OP_LIBRARY_CALL:
+        return do_repeat(pump, stream)
     if op == OP_STREAM_SYNC:
         return do_sync(pump, number, stream)
     if op == OP_MEMSET:

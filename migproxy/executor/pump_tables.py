@@ -16,6 +16,7 @@ from migproxy.abi.protocol import DEVICE_GRANULE
 from migproxy.errors import CudaError
 from migproxy.executor import flight, pump
 from migproxy.executor.flight_tables_unsafe import FlightTables
+from migproxy.executor.repeat_tables_unsafe import RepeatTables
 
 if TYPE_CHECKING:
     from migproxy.executor.driver import AnyDriver
@@ -90,6 +91,7 @@ class PumpTables:
         self._names: dict[int, str] = {}
         self._retired: list[tuple[int, object]] = []
         self.flight: FlightTables | None = None
+        self.repeats = RepeatTables()
         granules = (window[1] - window[0]) // DEVICE_GRANULE
         self._mapped = self._room(granules)
         self._event_kinds = self._room(pump.TABLE_SIZE)
@@ -117,6 +119,7 @@ class PumpTables:
             (pump.FREE_QUEUE, self._room(pump.RECORD * pump.HOST_CAPACITY)),
             (pump.OTHER_ESTIMATES, self._room(8 * flight.BUCKETS * 8)),
             (pump.SPIN_TICKS, _SPIN_TICKS),
+            (pump.REPEATS, self.repeats.block),
         ):
             self.set(offset, value)
         for offset, name in _DRIVER_FUNCTIONS.items():

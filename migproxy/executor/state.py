@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import time
 from collections import Counter
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from migproxy.executor.plugin_host import PluginHost
     from migproxy.executor.process_memory import ProcessMemory
     from migproxy.executor.pump_tables import PumpTables
+    from migproxy.executor.repeat_tables_unsafe import Repeat
 
 #: Statuses after which a context is dead: every later call returns them, as on a real device.
 STICKY = frozenset({214, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719})
@@ -79,7 +79,7 @@ class SessionState:
         self._kept: dict[int, bytes] = {}
         self.owner_of_function: dict[int, int] = {}
         #: What repeats a library call, by stream and payload; see ``handlers/calls.py``.
-        self.plans: dict[tuple[int, bytes], tuple[tuple[str, str], Callable[[], Any]]] = {}
+        self.plans: dict[tuple[int, bytes], tuple[tuple[str, str], Repeat]] = {}
         #: How often each function of a library was called.
         self.library_calls: Counter[tuple[str, str]] = Counter()
         self.seen_calls: set[tuple[int, bytes]] = set()
@@ -90,6 +90,12 @@ class SessionState:
         self.called_libraries: set[tuple[str, str]] = set()
         self.host_functions: HostFunctions
         self.plugins: PluginHost
+
+    # -- library calls ----------------------------------------------------------------------------------------------
+    def forget_plans(self) -> None:
+        """What library calls mean may have changed: carry each out by its arguments again."""
+        self.plans.clear()
+        self.library_calls.update(self.pump.repeats.forget())
 
     # -- streams ---------------------------------------------------------------------------------------------------
     def stream(self, handle: int) -> int:
@@ -244,7 +250,8 @@ class SessionState:
         counters["quota_bytes"] = self.memory.quota
         # The function's own word: no more than the session has lived.
         counters["reply_wait_ns"] = min(self.consumer.waited_ns(), time.monotonic_ns() - self.opened_ns)
-        for (library, function), count in self.library_calls.most_common(MOST_REPORTED):
+        called = self.library_calls + self.pump.repeats.counts()
+        for (library, function), count in called.most_common(MOST_REPORTED):
             counters[f"calls_{library}.{function}"] = count
         living = Counter(self.handles.counts()) + self.plugins.counts()
         for kind, count in living.most_common(MOST_REPORTED):

@@ -16,6 +16,7 @@ from migproxy.abi.ops import OPERATIONS, Op
 from migproxy.errors import CudaError
 from migproxy.executor import flight, pump
 from migproxy.executor.lease import LeaseClient
+from migproxy.executor.repeat_tables_unsafe import call_name
 
 if TYPE_CHECKING:
     from migproxy.executor.state import SessionState
@@ -346,7 +347,7 @@ def called_name(payload: bytes) -> str:
         end = position + 1 + (payload[position] & 0x1F)
         names.append(payload[position + 1 : end].decode(errors="replace"))
         position = end
-    return f"{names[0].rpartition('.')[2]}.{names[1]}"
+    return call_name(*names)
 
 
 def make_turns(state: SessionState, lease: LeaseClient | None) -> Alone:

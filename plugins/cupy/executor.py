@@ -15,18 +15,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from migproxy_plugins.cupy import captured, roles, signatures, tables
+from migproxy_plugins.cupy import captured, native_unsafe, roles, signatures, tables
 from migproxy_plugins.cupy import objects_unsafe as raw
 from migproxy_plugins.cupy.roles import NOT_SUPPORTED, Kind
-from migproxy_plugins.cupy.serving import EXTRA, HOST_ONLY, Serving, UnknownObject
+from migproxy_plugins.cupy.serving import CUB, EXTRA, HOST_ONLY, Serving, UnknownObject
+from migproxy_plugins.cupy.serving_fft import CUFFT
 
 from migproxy.errors import CudaError, MigproxyError, ProtocolError
 from migproxy.executor.dispatch import LibraryError
+from migproxy.executor.repeat_tables_unsafe import NativeCall, Repeat
 from migproxy.executor.table_server import guard_views
 
-# Each registers the functions it serves.
-for _family in ("serving_fft", "serving_random"):
-    importlib.import_module(f"migproxy_plugins.cupy.{_family}")
+# It registers the functions it serves, as `serving_fft` does.
+importlib.import_module("migproxy_plugins.cupy.serving_random")
 
 #: "Not initialised", or "invalid plan", in each library's own numbering.
 BAD_HANDLE = {"cublas": 1, "cusolver": 1, "cusparse": 1, "curand": 101, "cufft": 1, "cutensor": 1}
@@ -97,6 +98,7 @@ class Server(Serving):
         self._stream_in_use = -1
         self._pool: Any = None
         self._pool_bytes = 0
+        self._workspaces = native_unsafe.Workspaces(_allocate)
         self._functions: dict[tuple[str, str], _Function] = {}
         self._modules: dict[str, Any] = {}
 
@@ -177,14 +179,14 @@ class Server(Serving):
         ready = [self.array(value) if _is_array(value) else value for value in arguments]
         captured.record(self.context, lambda: extra(self, *ready))
 
-    def prepare(self, context: Context, library: str, name: str, arguments: list[Any]) -> Callable[[], Any] | None:
+    def prepare(self, context: Context, library: str, name: str, arguments: list[Any]) -> Repeat | None:
         """Return what carries out this very call again without looking at its arguments again.
 
         The caller keeps it only as long as the session's memory and objects stay what they are.
 
         Returns
         -------
-        callable or None
+        Repeat or None
             None for calls that make or destroy objects or return bytes, and on the software GPU.
         """
         if self.software:
@@ -193,7 +195,8 @@ class Server(Serving):
         extra = EXTRA.get((library, name))
         if extra is not None:
             ready = [self.array(value) if _is_array(value) else value for value in arguments]
-            return lambda: self._guarded(context, library, name, lambda: extra(self, *ready))
+            calls, kept = self._native_extra(library, name, ready)
+            return Repeat(lambda: self._guarded(context, library, name, lambda: extra(self, *ready)), calls, kept)
         function = self.function(library, name)
         if function.creates or function.destroys:
             return None
@@ -206,7 +209,25 @@ class Server(Serving):
         def again(kept: list[Any] = keep) -> Any:  # the buffers behind host scalars live as long as this
             return self.plain(implementation(*values), declared)
 
-        return lambda: self._guarded(context, library, name, again)
+        short = tables.SHORT_NAMES[library]
+        native = native_unsafe.library_calls(
+            short, self.module(function.module), function.signature, values, context.stream
+        )
+        return Repeat(lambda: self._guarded(context, library, name, again), native, keep)
+
+    def _native_extra(self, library: str, name: str, ready: list[Any]) -> tuple[tuple[NativeCall, ...], object]:
+        """Return the C calls behind a function of `EXTRA`, () if they are not known, and what they point to."""
+        module, stream = self.module(library), self.context.stream
+        if library == CUFFT and name == "fft":
+            number, source, target, direction = ready
+            plan = self.object(number)
+            return native_unsafe.plan_calls(module, plan, source, target, direction, stream), plan
+        if library == CUB and name in native_unsafe.CUB_FUNCTIONS:
+            arrays, facts = native_unsafe.cub_arguments(name, ready)
+            found = native_unsafe.cub_calls(module, name, arrays, facts, stream, self._workspaces)
+            self._charge_pool()
+            return found
+        return (), None
 
     def _carry_out(self, library: str, name: str, arguments: list[Any]) -> Any:
         extra = EXTRA.get((library, name))
@@ -387,6 +408,13 @@ class Server(Serving):
         return [int(getattr(result, argument.name)) for argument in signatures.parse(entry["doc"]).arguments]
 
 
+def _allocate(size: int) -> Any:
+    """Return device memory of the executor's own, charged to the session with its pool."""
+    import cupy
+
+    return cupy.cuda.alloc(size)
+
+
 def _is_array(value: Any) -> bool:
     return isinstance(value, dict) and "__array__" in value
 
@@ -434,7 +462,7 @@ def serve(context: Context, library: str, function: str, arguments: list[Any]) -
     return _of_session(context).serve(context, library, function, arguments)
 
 
-def prepare(context: Context, library: str, function: str, arguments: list[Any]) -> Callable[[], Any] | None:
+def prepare(context: Context, library: str, function: str, arguments: list[Any]) -> Repeat | None:
     """Return what carries out this very call again; see `Server.prepare`."""
     return _of_session(context).prepare(context, library, function, arguments)
 

@@ -57,7 +57,7 @@ FACTS = {"softgpu.container", "softgpu.errors_table"}
 PLUGIN_FUNCTION = {"abi", "errors", "sizes", "versions", "arena", "jit", "interpose", "session", "host_memory", *FACTS}
 PLUGIN_EXECUTOR = {"abi", "errors", "sizes", "versions", "arena", "executor", "softgpu", "interpose.plugin"}
 #: Files of plugins that run in the executor; the others run in the function.
-EXECUTOR_HALVES = ("executor.py", "serving.py")
+EXECUTOR_HALVES = ("executor.py", "serving.py", "native_unsafe.py")
 #: Files of plugins that only the conformance kit imports: they look at both halves.
 CHECKS = ("checking.py",)
 PRIVILEGED = {"broker", "executor", "device", "scheduler"}

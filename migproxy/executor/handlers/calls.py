@@ -11,6 +11,7 @@ import msgspec
 from migproxy.abi.ops import Op
 from migproxy.errors import ProtocolError
 from migproxy.executor.dispatch import Result, handles
+from migproxy.executor.repeat_tables_unsafe import call_name
 
 if TYPE_CHECKING:
     from migproxy.arena.ring import Command
@@ -66,7 +67,7 @@ def _serve(state: SessionState, command: Command, library: str, function: str, a
     else:
         # Asking the driver for its free memory costs more than most calls. Libraries allocate when a handle or plan is
         # made and when a function runs for the first time (its code, its workspace), so only these are measured.
-        state.plans.clear()
+        state.forget_plans()
         with state.charged():
             result = state.plugins.serve(library, function, arguments, command.stream)
         state.called_libraries.add((library, function))
@@ -92,5 +93,11 @@ def _keep_plan(state: SessionState, command: Command, library: str, function: st
     plan = state.plugins.prepare(library, function, arguments, command.stream)
     if plan is not None:
         if len(state.plans) >= _MOST_PLANS:
-            state.plans.clear()
+            state.forget_plans()
         state.plans[key] = (library, function), plan
+        if not command.waits:
+            # From here on the pump does it, as long as nothing is waited for.
+            flight, name = state.pump.flight, call_name(library, function)
+            estimates = flight.estimates_of(name, name) if flight is not None else 0
+            real = state.stream(command.stream)
+            state.pump.repeats.enter(command.payload, command.stream, real, plan, (library, function), estimates)

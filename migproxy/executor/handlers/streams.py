@@ -26,7 +26,7 @@ def stream_create(state: SessionState, command: Command) -> Result:
 def stream_destroy(state: SessionState, command: Command) -> Result:
     (handle,) = layout.HANDLE.unpack_from(command.payload)
     stream = state.handles.remove(layout.KIND_STREAM, handle)
-    state.plans.clear()
+    state.forget_plans()
     state.end_stream(stream)
     if state.capturing.pop(handle, None) is not None:
         state.pump.set(pump.CAPTURING, int(bool(state.capturing)))
