@@ -9,15 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from migproxy.abi.control import Message
 from migproxy.arena import packets
 from migproxy.broker.loop import Loop, Timer
 from migproxy.device.inventory import Slice
 from migproxy.errors import ProtocolError, SessionLost
+from migproxy.python_path import python_path
 
 #: What an executor keeps of the broker's environment. CUDA's own variables pass, except for device choice.
 _KEEP = (
@@ -62,10 +61,7 @@ def executor_environment(
     env["MIGPROXY_OPEN_FIRST"] = str(int(open_first))
     if open_first and several_owners:
         env["CUDA_CACHE_DISABLE"] = "1"
-    root = str(Path(__file__).resolve().parents[2])
-    if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-        # A source tree: the executor must find the same package that the broker runs from.
-        env["PYTHONPATH"] = root
+    env["PYTHONPATH"] = python_path(base.get("PYTHONPATH", ""))
     return env
 
 

@@ -10,17 +10,16 @@ import socket
 import stat
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from migproxy.abi.control import Hello, Message, Refused, Welcome, Windows
 from migproxy.abi.protocol import PROTOCOL_VERSION
 from migproxy.arena import packets
 from migproxy.arena.account import QuotaAccount
 from migproxy.errors import AdmissionError, ProtocolError, SessionLost, UnsupportedVersion, UsageError
+from migproxy.python_path import python_path
 from migproxy.sizes import parse_size
 
 BROKER_VARIABLE = "MIGPROXY_BROKER"
@@ -134,10 +133,8 @@ def start_private_broker(
     path = os.path.join(directory, "broker.sock")
     for name in (ACTIVE_VARIABLE, BROKER_VARIABLE, FUNCTION_VARIABLE, MEMORY_VARIABLE, DEVICE_VARIABLE):
         env.pop(name, None)
-    root = str(Path(__file__).resolve().parents[2])
-    env.pop("PYTHONPATH", None)
-    if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-        env["PYTHONPATH"] = root
+    # What is installed where this process's PYTHONPATH says is for its broker too: executors import libraries there.
+    env["PYTHONPATH"] = python_path(env.get("PYTHONPATH", ""))
     low = os.pipe()
     # Where standard streams are closed, a pipe takes their numbers.
     read_end, write_end = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in low)

@@ -121,6 +121,25 @@ def test_the_tutorials_code_runs(environment: Environment, tmp_path: Path) -> No
         library.unlink()
 
 
+@pytest.mark.timeout(120)
+def test_executors_find_what_the_function_finds_by_its_pythonpath(tmp_path: Path) -> None:
+    """As in a container with ``pip install --target``: the library and its plugin are nowhere else."""
+    for path, text in new.package_files("vecmath").items():
+        file = tmp_path / "installed" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    info = tmp_path / "installed" / "migproxy_vecmath-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: migproxy-vecmath\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[migproxy.plugins]\nvecmath = migproxy_vecmath\n")
+    (tmp_path / "installed" / "vecmath.py").write_text(blocks("python")["vecmath.py"])
+    (tmp_path / "program.py").write_text(blocks("python")["program.py"])
+    command = [sys.executable, "-m", "migproxy", "run", "--private", "--device", "software", "program.py"]
+    # A relative entry is the starter's: an executor has another working directory.
+    ran = run_command(command, timeout=100, cwd=tmp_path, env={"PYTHONPATH": f"{ROOT}:installed"})
+    assert (ran.returncode, ran.stdout) == (0, "500.0\nVecmathError 1\n"), ran.said
+
+
 def one_more_function(environment: Environment, folder: Path) -> None:
     """Apply the guide's diff: the function exists, and is refused by name where the device has none."""
     (diff,) = re.findall(r"^```diff\n(.*?)^```$", GUIDE, re.M | re.S)

@@ -13,6 +13,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "sizes": {"errors"},
     "ending": set(),
+    "python_path": set(),
     "abi": {"errors"},
     "versions": {"abi", "errors"},
     # shared memory and machine code
@@ -20,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "jit": {"abi", "errors", "arena", "ending"},
     # the function's side
     "interpose": {"abi", "errors", "arena", "jit", "versions", "ending"},
-    "session": {"abi", "errors", "sizes", "versions", "ending", "arena", "jit", "softgpu.container"},
+    "session": {"abi", "errors", "sizes", "versions", "python_path", "ending", "arena", "jit", "softgpu.container"},
     "host_memory": {"errors", "session"},
     "startup": {"errors", "interpose"},
     # the devices
@@ -29,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     # the privileged side
     "scheduler": {"abi"},
     "executor": {"abi", "errors", "sizes", "arena", "jit", "softgpu"},
-    "broker": {"abi", "errors", "sizes", "versions", "arena", "scheduler", "device", "__version__"},
+    "broker": {"abi", "errors", "sizes", "versions", "python_path", "arena", "scheduler", "device", "__version__"},
     # what people start
     "calling": {"cli.function_environment", "errors", "session", "sizes"},
     "cli": {
