@@ -168,25 +168,34 @@ def kill_functions(path: str, rounds: int, herds: int, until: float) -> tuple[in
     opening = 1.0
     failures: list[str] = []
 
-    def one(number: int) -> None:
+    def rounds_of(herd: Herd, chooser: random.Random) -> None:
         nonlocal left, opening
+        while time.monotonic() < until:
+            with lock:
+                if not left:
+                    return
+                left -= 1
+                if left % 50 == 0:
+                    print(f"kills: {rounds - left}", file=sys.stderr, flush=True)
+            result = kill_one(herd, chooser, opening)
+            with lock:
+                results.append(result)
+                if not result[0]:
+                    print(f"kills: {result}", file=sys.stderr, flush=True)
+                if result[3]:
+                    opening = 0.8 * opening + 0.2 * result[3] * 1.2
+
+    def one(number: int) -> None:
         chooser = random.Random(number)
-        herd = Herd(path)
-        try:
-            while time.monotonic() < until:
-                with lock:
-                    if not left:
-                        return
-                    left -= 1
-                result = kill_one(herd, chooser, opening)
-                with lock:
-                    results.append(result)
-                    if result[3]:
-                        opening = 0.8 * opening + 0.2 * result[3] * 1.2
-        except (OSError, RuntimeError, queue.Empty) as error:
-            failures.append(f"{type(error).__name__}: {error}")
-        finally:
-            end(herd.process)
+        while left and time.monotonic() < until:
+            herd = Herd(path)
+            try:
+                rounds_of(herd, chooser)
+            except (OSError, RuntimeError, queue.Empty) as error:  # the next herd goes on
+                failures.append(f"{type(error).__name__}: {error}")
+                print(f"kills: {failures[-1]}", file=sys.stderr, flush=True)
+            finally:
+                end(herd.process)
 
     threads = [threading.Thread(target=one, args=(number,)) for number in range(herds)]
     for each in threads:

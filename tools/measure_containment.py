@@ -155,7 +155,10 @@ class Rig:
 
     def __init__(self, device: str) -> None:
         self.device = device
-        self.path = os.path.join(tempfile.mkdtemp(), "b.sock")
+        scratch = tempfile.mkdtemp()
+        self.path = os.path.join(scratch, "b.sock")
+        #: What happened to each session, for whoever looks into a round that went wrong.
+        self.log = os.path.join(scratch, "broker.log")
         command = [sys.executable, "-m", "migproxy", "broker", "--socket", self.path, "--device", device]
         command += [
             "--default-memory",
@@ -164,11 +167,14 @@ class Rig:
             "2",
             "--warm",
             str(WARM),
+            "--log-file",
+            self.log,
         ]
         self.broker = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.broker.stderr is not None
         if "serves on" not in self.broker.stderr.readline():
             raise SystemExit("the broker does not start")
+        print(f"the broker's log: {self.log}", file=sys.stderr, flush=True)
 
     def function(self, code: str) -> subprocess.Popen[str]:
         """Start a function and wait until it computes."""

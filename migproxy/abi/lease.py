@@ -22,7 +22,9 @@ PERMIT = 0x00  # u32: one of the values below
 SUCCESSOR = 0x04  # u32, broker: who is to have the lease next
 WANT = 0x40  # u32, executor: 1 = it waits for the lease
 HELD_NS = 0x48  # u64, executor: how long it computed with the lease, in all
-BUSY_SINCE = 0x50  # u64, executor: CLOCK_MONOTONIC ns of the last progress of work on its way; 0 = none is on its way
+# u64, executor: CLOCK_MONOTONIC ns of the last progress of work on its way; 0 = none is on its way. While it loads
+# code, which may take long without a hang, this lies in the future.
+BUSY_SINCE = 0x50
 HANDOVERS = 0x58  # u64, executor: how often it got the lease
 
 PERMIT_NONE = 0

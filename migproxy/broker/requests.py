@@ -47,8 +47,7 @@ def answer(broker: Broker, client: Client, message: Message) -> Message:
     if isinstance(message, control.AskTrace):
         for session in broker.sessions.values() if client.uid == 0 else mine:
             if session.session_id == message.session_id:
-                if session.state == "running" and session.executor is not None:
-                    session.executor.send(control.TraceNow())
+                session.ask(control.TraceNow(), control.TraceEvents)
                 return control.TraceEvents(session.events)
         return control.TraceEvents([])
     if isinstance(message, control.AskStatus):
@@ -58,8 +57,7 @@ def answer(broker: Broker, client: Client, message: Message) -> Message:
 
 def row_of(broker: Broker, session: Session) -> control.SessionRow:
     """Return a session's line, and have its executor report for the next time."""
-    if session.state == "running" and session.executor is not None:
-        session.executor.send(control.ReportNow())
+    session.ask(control.ReportNow(), control.Report)
     lease = broker.leases.get(session.slice.name)
     if lease is None:
         return session.row()

@@ -397,6 +397,8 @@ class Broker:
     def _from_executor(self, session: Session, message: Message, fds: list[int]) -> None:
         packets.close_all(fds)  # an executor has none to give
         client = self._of_session.get(session.session_id)
+        if isinstance(message, control.Report | control.TraceEvents):
+            session.asked.discard(type(message))
         if isinstance(message, control.Ready) and session.state == "starting":
             try:
                 admission.check_windows(message.windows)

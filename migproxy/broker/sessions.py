@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from migproxy.abi.control import FunctionReport, Hello, SessionRow, TraceEvent
+from migproxy.abi.control import FunctionReport, Hello, Report, ReportNow, SessionRow, TraceEvent, TraceEvents, TraceNow
 from migproxy.abi.layout import PEAK_BYTES_OFFSET
 from migproxy.arena import packets
 from migproxy.broker import segments
@@ -46,6 +46,16 @@ class Session:
     failure: str = ""
     overdue: Timer | None = None
     account_place: int = -1
+    asked: set[type[Report] | type[TraceEvents]] = field(default_factory=set)
+
+    def ask(self, request: ReportNow | TraceNow, answer: type[Report] | type[TraceEvents]) -> None:
+        """Have its executor send an `answer`, unless it was asked for one that has not come yet.
+
+        Else whoever lists sessions often could fill the socket of an executor that is busy, which would end it.
+        """
+        if self.state == "running" and self.executor is not None and answer not in self.asked:
+            self.asked.add(answer)
+            self.executor.send(request)
 
     @property
     def arena_bytes(self) -> int:

@@ -46,6 +46,11 @@ class _Base:
         """Whether the device wants to know every allocation that a function places."""
         return False
 
+    @property
+    def compiling(self) -> bool:
+        """Whether the device itself compiles a kernel that was launched; that is no time of the kernel's."""
+        return False
+
     def note_allocation(self, address: int, size: int) -> None:
         """Say that a function placed an allocation, or (size 0) freed it; only for a device that `checks_memory`."""
 
@@ -133,14 +138,21 @@ class SoftwareDriver(_Base):
     kind = "software"
 
     def __init__(self) -> None:
+        from migproxy.softgpu.compiling import COMPILING
         from migproxy.softgpu.libcuda import SoftCuda
 
         self.device = SoftCuda()
+        self._compiling = COMPILING
 
     @property
     def checks_memory(self) -> bool:
         """Whether kernels run in check mode."""
         return bool(self.device.checks_memory)
+
+    @property
+    def compiling(self) -> bool:
+        """Whether a launched kernel is being compiled."""
+        return bool(self._compiling)
 
     def note_allocation(self, address: int, size: int) -> None:
         """Say that a function placed an allocation, or freed it."""

@@ -244,6 +244,10 @@ class LeaseClient:
         for long."""
         self._word(page.BUSY_SINCE).value = self._clock() if on_its_way else 0
 
+    def loads(self, longest: float) -> None:
+        """Note that this session is busy with itself for at most `longest` seconds: until then nothing hangs."""
+        self._word(page.BUSY_SINCE).value = self._clock() + int(longest * 1e9)
+
     @property
     def held_ns(self) -> int:
         """How long this session computed with the lease."""

@@ -41,6 +41,12 @@ KEEP_MARKS = 1000
 #: Operations whose payload begins with the handle of what they run.
 _BY_HANDLE = frozenset({Op.LAUNCH, Op.GRAPH_LAUNCH})
 _COPIES = frozenset({Op.COPY_HTOD, Op.COPY_DTOH})
+#: What the executor may do for long by itself, while nothing hangs: it compiles, links or reads code.
+_LOADS = frozenset(
+    {Op.MODULE_LOAD, Op.MODULE_FUNCTION, Op.LIBRARY_LOAD, Op.LIBRARY_KERNEL, Op.GRAPH_INSTANTIATE, Op.DRIVER_CALL}
+)
+#: How long that may take until it is a hang after all. Loads of gigabytes of libraries take seconds.
+LONGEST_LOAD = 60.0
 CUDA_ERROR_LAUNCH_TIMEOUT = 702
 
 
@@ -57,6 +63,7 @@ class Alone:
         self._limit = int(state.spec.kernel_seconds * 1e9)
         self._seen: tuple[int, ...] = ()
         self._progress = 0
+        self._compiles_since = 0
 
     def may_carry_out(self, reason: int) -> bool:
         """Tell whether the command in hand may be carried out now; ask again until it may."""
@@ -99,7 +106,7 @@ class Alone:
         reached = tables.flight.get(flight.HEAD) if tables.flight is not None else 0
         waits, copies, frees = (tables.get(each) for each in (pump.WAIT_COUNT, pump.HOST_HEAD, pump.FREE_HEAD))
         seen = waits, copies, frees, tables.tail, reached
-        if not self._progress or seen != self._seen:
+        if not self._progress or seen != self._seen or self._compiles(now):
             self._seen, self._progress = seen, now
         elif now - self._progress > self._limit and not self._state.sticky:
             self._state.counters["hung_kernels"] += 1
@@ -107,6 +114,14 @@ class Alone:
             self._state.closing = True
             for number in tables.take_waits():
                 self._state.reply(number, CUDA_ERROR_LAUNCH_TIMEOUT)
+
+    def _compiles(self, now: int) -> bool:
+        """Tell whether the device itself compiles what was launched, and not for too long."""
+        if not self._state.driver.compiling:
+            self._compiles_since = 0
+            return False
+        self._compiles_since = self._compiles_since or now
+        return now - self._compiles_since < LONGEST_LOAD * 1e9
 
 
 class Turns(Alone):
@@ -133,6 +148,7 @@ class Turns(Alone):
         self._wanted_at = 0
         self._rounds = 0
         self._announced = False
+        self._called: set[str] = set()
         tables = state.pump
         tables.set(pump.LEASE_WORD, lease.permit_address)
         tables.set(pump.LEASE_VALUE, 1)
@@ -162,6 +178,9 @@ class Turns(Alone):
 
     def carry_out(self, action: Callable[[], None]) -> None:
         """Carry out the command in hand, and mark what it puts on its way on the multiprocessors."""
+        if self._limit and self._may_load():
+            # A kernel issued before may be done long before this is, and nobody looks meanwhile.
+            self._lease.loads(LONGEST_LOAD)
         if not self._is_leased() or self._capturing() or self._state.sticky:
             action()
             return
@@ -188,6 +207,19 @@ class Turns(Alone):
         """A mark that cannot be set: the context is dead, or the stream has gone and with it what was to be marked."""
         if status:
             self._state.note_status(status)
+
+    def _may_load(self) -> bool:
+        """Tell whether the command in hand loads code: also the first call of each library function does."""
+        op = self._operation.value & 0xFFFF
+        if op != Op.LIBRARY_CALL:
+            return op in _LOADS
+        raw = self._state.pump.command()
+        if raw[2] & layout.FLAG_SPILLED:
+            return True  # its name lies elsewhere
+        name = called_name(raw[layout.PAYLOAD_OFFSET :])
+        first = name not in self._called
+        self._called.add(name)
+        return first
 
     def _is_leased(self) -> bool:
         return self._operation.value & 0xFFFF in self._operations

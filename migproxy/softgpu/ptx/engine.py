@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from migproxy.errors import KernelFault, PtxError
 from migproxy.softgpu import written_unsafe
+from migproxy.softgpu.compiling import COMPILING
 from migproxy.softgpu.ptx import check, native, workers
 from migproxy.softgpu.ptx.cache import default_cache
 from migproxy.softgpu.ptx.image import KernelImage, Placed, Source, object_key
@@ -93,7 +94,7 @@ class Kernel:
         code = self._code
         if code is not None:
             return code
-        with self._lock:
+        with COMPILING, self._lock:
             if self._code is None:
                 image = self._image
                 native.runtime()
@@ -118,7 +119,9 @@ class Kernel:
 
     def _in_step(self, code: Code) -> Code:
         """Machine code for blocks of one warp whose lanes run in step; see `lockstep`."""
-        with self._lock:
+        if self._lockstep is not None:
+            return self._lockstep
+        with COMPILING, self._lock:
             if self._lockstep is None:
                 symbol = f"{self._image.symbol}.step"
                 try:
@@ -133,9 +136,10 @@ class Kernel:
     def variant(self, fixed: Constants, number: int) -> Code:
         """Machine code for launches in which `fixed` holds."""
         symbol = f"{self._image.symbol}.{number}"
-        gen = self._module.source.generator(self.name, symbol, fixed)
-        text = gen.generate()
-        return Code.linked(_object(text, tuned=True), symbol, gen.frame_bytes, gen.local_bytes)
+        with COMPILING:
+            gen = self._module.source.generator(self.name, symbol, fixed)
+            text = gen.generate()
+            return Code.linked(_object(text, tuned=True), symbol, gen.frame_bytes, gen.local_bytes)
 
     def launch_cooperative(self, grid: Dim, block: Dim, dynamic_shared: int, params: int) -> None:
         """`launch` with all blocks in progress at once, so that they may wait for each other."""
@@ -220,8 +224,9 @@ class Kernel:
         """Compile again with everything that LLVM can do: the quick code has run for long."""
         self._quick_time = float("-inf")
         symbol = f"{self._image.symbol}.full"
-        gen = self._module.source.generator(self.name, symbol)
-        code = Code.linked(_object(gen.generate(), tuned=True), symbol, gen.frame_bytes, gen.local_bytes)
+        with COMPILING:
+            gen = self._module.source.generator(self.name, symbol)
+            code = Code.linked(_object(gen.generate(), tuned=True), symbol, gen.frame_bytes, gen.local_bytes)
         with self._lock:
             if self._code is old:
                 self._code = code

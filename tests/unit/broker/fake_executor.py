@@ -83,6 +83,8 @@ def main() -> int:
     if mode == "nonsense":
         sock.send(b"\xc1nonsense")
         time.sleep(60)
+    if mode == "busy":
+        time.sleep(60)
     if mode.startswith("compute:"):
         compute(spec, fds, sock, mode.removeprefix("compute:"))
     while True:

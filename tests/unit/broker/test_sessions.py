@@ -203,6 +203,17 @@ def test_kill_ends_a_session(start: Start) -> None:
     assert "no session" in running.peer().ask(control.KillSession(welcome.session_id)).reason
 
 
+def test_asking_often_about_an_executor_that_is_busy_does_not_end_it(start: Start) -> None:
+    """Each list asks every executor to report; nobody may fill another's socket by that."""
+    running = start("busy")
+    peer, asker = running.peer(), running.peer()
+    welcome = peer.open()
+    for _ in range(2000):
+        (row,) = asker.ask(control.ListSessions()).rows
+        asker.ask(control.AskTrace(row.session_id))
+    assert (row.session_id, row.state) == (welcome.session_id, "running")
+
+
 def test_a_function_that_dies_while_its_child_holds_the_socket_is_seen(start: Start) -> None:
     running = start()
     code = (
