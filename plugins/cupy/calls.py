@@ -76,6 +76,28 @@ def call(
         raise cuda_failure(error) from error
 
 
+def encoded(library: str, function: str, arguments: Sequence[Any]) -> bytes:
+    """Return a call as it travels."""
+    return api.encode_library_call(library, function, arguments)
+
+
+def post(payload: bytes, errors: Mapping[str, Callable[[int], Exception]]) -> None:
+    """Make a call without result again that was made and encoded before, on the current stream.
+
+    Raises
+    ------
+    Exception
+        As `call` does for a call that waits for no reply.
+    """
+    try:
+        api.raise_deferred()
+        api.post_library_call(payload, stream=raw.current_stream())
+    except LibraryCallError as error:
+        raise failure(error, errors) from None
+    except (CudaError, SessionError) as error:
+        raise cuda_failure(error) from error
+
+
 def release(library: str, function: str, arguments: Sequence[Any]) -> None:
     """Give an object of the executor back, for destructors: once the session ends, so does the object."""
     try:

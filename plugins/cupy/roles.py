@@ -263,6 +263,7 @@ def answer_key(
     return None
 
 
+@cache
 def without_lease(library: str, name: str) -> bool:
     """Whether a function certainly does not use the multiprocessors: queries that are kept, and ends of objects."""
     return may_keep(library, name) or re.fullmatch(r"(sp)?[dD]estroy.*|sp[A-Z]+_destroyDescr", name) is not None

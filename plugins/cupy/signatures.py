@@ -195,17 +195,10 @@ def python_function(
         Do nothing once the interpreter finalizes: destructors call this function, when the globals it needs may be
         gone.
     """
-    scope: dict[str, Any] = {"_handler": handler}
-    heads, values, starred = [], [], False
+    heads, scope = parameters(signature, namespace)
+    scope["_handler"] = handler
+    values = []
     for position, argument in enumerate(signature.arguments):
-        if argument.keyword_only and not starred:
-            heads.append("*")
-            starred = True
-        if argument.default is None:
-            heads.append(argument.name)
-        else:
-            scope[f"_d{position}"] = default_value(argument.default, namespace)
-            heads.append(f"{argument.name}=_d{position}")
         convert = None if plain else converter(argument.ctype, argument.name)
         if convert is None:
             values.append(argument.name)
@@ -216,7 +209,37 @@ def python_function(
     if releases:
         scope["_finalizing"] = sys.is_finalizing
         guard = "    if _finalizing(): return None\n"
-    source = f"def {signature.name}({', '.join(heads)}):\n{guard}    return _handler({', '.join(values)})\n"
+    source = f"def {signature.name}({heads}):\n{guard}    return _handler({', '.join(values)})\n"
+    return compiled(signature, source, scope, doc=doc, module=module)
+
+
+def parameters(signature: Signature, namespace: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return a signature's parameters as source text, and the defaults that it names.
+
+    Parameters
+    ----------
+    signature : Signature
+    namespace : mapping
+        Where names used as defaults are looked up.
+    """
+    scope: dict[str, Any] = {}
+    heads, starred = [], False
+    for position, argument in enumerate(signature.arguments):
+        if argument.keyword_only and not starred:
+            heads.append("*")
+            starred = True
+        if argument.default is None:
+            heads.append(argument.name)
+        else:
+            scope[f"_d{position}"] = default_value(argument.default, namespace)
+            heads.append(f"{argument.name}=_d{position}")
+    return ", ".join(heads), scope
+
+
+def compiled(
+    signature: Signature, source: str, scope: dict[str, Any], *, doc: str | None = None, module: str = ""
+) -> Callable[..., Any]:
+    """Return the function of a signature that `source` defines, looking as if it came from a module."""
     exec(compile(source, f"<migproxy {module}.{signature.name}>", "exec"), scope)
     function: Callable[..., Any] = scope[signature.name]
     function.__doc__ = doc

@@ -14,7 +14,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any, NoReturn
 
-from migproxy_plugins.cupy import calls, checks, patching, roles, signatures, tables
+from migproxy_plugins.cupy import calls, checks, patching, remembered, roles, signatures, tables
 from migproxy_plugins.cupy import objects_unsafe as raw
 from migproxy_plugins.cupy.roles import NOT_SUPPORTED, Kind
 
@@ -318,7 +318,7 @@ def make(name: str) -> ModuleType:
                 raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
         else:
             signature = signatures.parse(doc)
-            value = signatures.python_function(
+            function = signatures.python_function(
                 signature,
                 decoded(library, signature),
                 namespace,
@@ -326,6 +326,7 @@ def make(name: str) -> ModuleType:
                 module=name,
                 releases=roles.destroys(signature),
             )
+            value = remembered.quick(library, signature, function, namespace, doc=doc, module=name)
         namespace[attribute] = value
         return value
 
@@ -393,7 +394,9 @@ def capsules(
         if handlers is not None and name in handlers:
             wanted[name] = handlers[name]
         elif name in facts["functions"] and name not in facts["values"]:
-            wanted[name] = decoded(library, signatures.parse(facts["functions"][name]))
+            signature = signatures.parse(facts["functions"][name])
+            handler = decoded(library, signature)
+            wanted[name] = remembered.quick(library, signature, handler, vars(module), module=library.name)
     made = patching.make_capsules(facts["capsules"], wanted)
     vars(module)["__pyx_capi__"] = made
     return made

@@ -11,7 +11,14 @@ from __future__ import annotations
 
 from migproxy.session.api.boxes import Box, copy_box, memcpy_2d
 from migproxy.session.api.callbacks import stream_add_host_function
-from migproxy.session.api.calls import driver_call, library_call, raise_deferred, statistics
+from migproxy.session.api.calls import (
+    driver_call,
+    encode_library_call,
+    library_call,
+    post_library_call,
+    raise_deferred,
+    statistics,
+)
 from migproxy.session.api.context import (
     context_create,
     context_destroy,
@@ -129,6 +136,7 @@ __all__ = [
     "device_uuid",
     "driver_call",
     "driver_version",
+    "encode_library_call",
     "ensure_context",
     "event_create",
     "event_destroy",
@@ -179,6 +187,7 @@ __all__ = [
     "module_load",
     "module_unload",
     "pointer_facts",
+    "post_library_call",
     "primary_context_release",
     "primary_context_retain",
     "raise_deferred",

@@ -52,7 +52,7 @@ def library_call(
     LibraryCallError
         The library's own error.
     """
-    payload = _encode((library, function, list(arguments)))
+    payload = encode_library_call(library, function, arguments)
     session = current()
     wire = resolve(stream)
     op = Op.LIBRARY_CALL if lease else Op.LIBRARY_QUERY
@@ -60,6 +60,16 @@ def library_call(
         return _decode(session.call(op, payload, stream=wire))
     session.post(op, payload, stream=wire)
     return None
+
+
+def encode_library_call(library: str, function: str, arguments: Sequence[Any]) -> bytes:
+    """Return a call of a GPU library's function as it travels; see `library_call`."""
+    return _encode((library, function, list(arguments)))
+
+
+def post_library_call(payload: bytes, *, stream: int = 0) -> None:
+    """Make a call that `encode_library_call` encoded: one that uses the multiprocessors and returns nothing."""
+    current().post(Op.LIBRARY_CALL, payload, stream=resolve(stream))
 
 
 def raise_deferred() -> None:

@@ -4,13 +4,15 @@ the executor.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntFlag
+from functools import cache
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-from migproxy_plugins.cupy import calls, standin
+from migproxy_plugins.cupy import calls, remembered, standin
 
 _NAMES = ("SUM", "MIN", "MAX", "ARGMIN", "ARGMAX", "CUMSUM", "CUMPROD", "PROD")
 SUM, MIN, MAX, ARGMIN, ARGMAX, CUMSUM, CUMPROD, PROD = range(8)
@@ -59,6 +61,15 @@ def _dtype_fits(dtype: Any, op: int, wanted: Any) -> bool:
     return wanted == dtype and dtype in SUPPORTED
 
 
+@cache
+def _axes() -> Callable[[Any, int], tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return CuPy's function that tells which axes are reduced and which are kept."""
+    from cupy._core._reduction import _get_axis
+
+    found: Callable[[Any, int], tuple[tuple[int, ...], tuple[int, ...]]] = _get_axis
+    return found
+
+
 class Cub:
     """The module's functions.
 
@@ -73,6 +84,7 @@ class Cub:
 
     def __init__(self, library: standin.Library, module: ModuleType) -> None:
         self._library = library
+        self._commands = remembered.Commands(library)
         self._module: Any = module
 
     def _call(self, function: str, *arguments: Any) -> None:
@@ -100,12 +112,19 @@ class Cub:
             raise ValueError("output parameter for reduction operation has the wrong number of dimensions")
         _check_operation(op, (SUM, PROD, MIN, MAX, ARGMIN, ARGMAX))
         _check_identity(x, op, reduced)
-        x = cupy.ascontiguousarray(x)
-        dtype = np.int64 if op in (ARGMIN, ARGMAX) else x.dtype
-        result = cupy.ndarray((), dtype)
-        flat = x.reshape(-1)
-        self._call("device_reduce", calls.describe(flat), int(op), [0], [], calls.describe(result), False)
-        result = result.reshape(shape)
+        if not x.flags.c_contiguous:
+            x = cupy.ascontiguousarray(x)
+        kind = x.dtype
+        result = cupy.ndarray((), np.int64 if op in (ARGMIN, ARGMAX) else kind)
+        key = ("device_reduce", x.data.ptr, x.size, kind.char, int(op), result.data.ptr)
+
+        def arguments() -> list[Any]:
+            flat = {"__array__": [key[1], [key[2]], [kind.itemsize], kind.str]}
+            return [flat, key[4], [0], [], calls.describe(result), False]
+
+        self._commands.post(key, arguments)
+        if shape:
+            result = result.reshape(shape)
         if out is not None:
             cupy._core.elementwise_copy(result, out)
             return out
@@ -137,10 +156,14 @@ class Cub:
             result.fill(0 if op == SUM else 1)
             return result
         result = cupy.ndarray(shape, x.dtype, order=order)
-        self._call(
-            "device_segmented_reduce", calls.describe(x), int(op), list(reduced), list(kept), calls.describe(result),
-            keepdims, contiguous_size,
-        )  # fmt: skip
+        places = x.data.ptr, x.shape, x.strides, x.dtype.char, result.data.ptr
+        self._commands.post(
+            ("device_segmented_reduce", *places, int(op), reduced, kept, keepdims, contiguous_size),
+            lambda: [
+                *(calls.describe(x), int(op), list(reduced), list(kept), calls.describe(result)),
+                *(keepdims, contiguous_size),
+            ],
+        )
         if out is not None:
             cupy._core.elementwise_copy(result, out)
             return out
@@ -155,7 +178,8 @@ class Cub:
         if x.size == 0:
             return x
         x = cupy.ascontiguousarray(x)
-        self._call("device_scan", calls.describe(x), int(op))
+        key = ("device_scan", x.data.ptr, x.shape, x.strides, x.dtype.char, int(op))
+        self._commands.post(key, lambda: [calls.describe(x), int(op)])
         return x
 
     def device_histogram(self, x: Any, y: Any, bins: Any) -> Any:
@@ -184,15 +208,13 @@ class Cub:
         self, arr: Any, op: Any, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False
     ) -> Any:
         """Reduce with CUB where CUB can; None tells CuPy to use its own kernel."""
-        from cupy._core._reduction import _get_axis
-
         if op in (ARGMIN, ARGMAX) and dtype is not None:
             return None
         flags = arr.flags
         order = "C" if flags.c_contiguous else "F" if flags.f_contiguous else ""
         if not order:
             return None
-        reduced, kept = _get_axis(axis, arr.ndim)
+        reduced, kept = _axes()(axis, arr.ndim)
         if not _dtype_fits(arr.dtype, op, dtype) or arr.size > _ITEMS_MAX:
             return None
         if kept == ():

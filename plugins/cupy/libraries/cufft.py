@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from migproxy_plugins.cupy import calls, standin
+from migproxy_plugins.cupy import calls, remembered, standin
 
 C2C, R2C, C2R, Z2Z, D2Z, Z2D = 41, 42, 44, 105, 106, 108
 R_32F, R_64F, R_16F, C_32F, C_64F, C_16F = 0, 1, 2, 4, 5, 6
@@ -37,6 +37,7 @@ class _Plan:
     """What the three kinds of plans share."""
 
     _library: standin.Library
+    _commands: remembered.Commands
     handle: int = 0
 
     def _make(self, *arguments: Any, prealloc_plan: int = 0) -> None:
@@ -58,6 +59,10 @@ class _Plan:
         self.handle = number
         self.gpus: list[int] | None = None
         self.work_area = cupy.cuda.alloc(0)
+
+    def fft(self, a: Any, out: Any, direction: int) -> None:
+        """Transform one array into another, or in place."""
+        self._commands.post(key := ("fft", self.handle, a.data.ptr, out.data.ptr, int(direction)), lambda: key[1:])
 
     def __del__(self, _finalizing: Any = sys.is_finalizing) -> None:
         if self.handle and not _finalizing():
@@ -91,7 +96,7 @@ class Plan1d(_Plan):
         """Transform one array into another."""
         if self.batch == 0:
             return
-        self._library.call("fft", (self.handle, a.data.ptr, out.data.ptr, int(direction)), wait=False)
+        super().fft(a, out, direction)
 
     def _output_dtype_and_shape(self, a: Any) -> tuple[tuple[int, ...], Any]:
         shape = list(a.shape)
@@ -147,10 +152,6 @@ class PlanNd(_Plan):
         self.order = order
         self.last_axis = last_axis
         self.last_size = last_size
-
-    def fft(self, a: Any, out: Any, direction: int) -> None:
-        """Transform one array into another, or in place."""
-        self._library.call("fft", (self.handle, a.data.ptr, out.data.ptr, int(direction)), wait=False)
 
     def _output_dtype_and_shape(self, a: Any) -> tuple[tuple[int, ...], Any]:
         shape = list(a.shape)
@@ -234,10 +235,6 @@ class XtPlanNd(_Plan):
         self.last_axis = last_axis
         self.last_size = last_size
 
-    def fft(self, a: Any, out: Any, direction: int) -> None:
-        """Transform one array into another, or in place."""
-        self._library.call("fft", (self.handle, a.data.ptr, out.data.ptr, int(direction)), wait=False)
-
     def _output_dtype_and_shape(self, a: Any) -> tuple[tuple[int, ...], Any]:
         shape = list(a.shape)
         if self.itype != self.otype:
@@ -258,10 +255,13 @@ def make(name: str) -> ModuleType:
     """Return the stand-in."""
     module, facts = standin.base_module(name)
     library = standin.Library(module, facts)
+    commands = remembered.Commands(library)
     error = library.errors["CuFFTError"]
     namespace = vars(module)
     for plan in (Plan1d, PlanNd, XtPlanNd):
-        namespace[plan.__name__] = type(plan.__name__, (plan,), {"_library": library, "__module__": name})
+        namespace[plan.__name__] = type(
+            plan.__name__, (plan,), {"_library": library, "_commands": commands, "__module__": name}
+        )
 
     def check_result(result: int) -> None:
         if result != 0:

@@ -48,6 +48,26 @@ class Loopback:
         self.context = Context(kind)
         self.server = executor.Server(self.context, "14.2.0" if kind == "software" else None)
         self.calls: list[tuple[str, list[Any], bool]] = []
+        #: Functions whose calls left as the bytes of an earlier one.
+        self.posted: list[str] = []
+
+    def api(self) -> SimpleNamespace:
+        """Return what stands for ``migproxy.session.api``."""
+
+        def encode(library: str, function: str, arguments: Any) -> bytes:
+            return msgspec.msgpack.encode((library, function, list(arguments)))
+
+        def post(payload: bytes, *, stream: int) -> None:
+            library, function, arguments = msgspec.msgpack.decode(payload)
+            self.posted.append(function)
+            self.library_call(library, function, arguments, stream=stream, wait=False)
+
+        return SimpleNamespace(
+            library_call=self.library_call,
+            raise_deferred=lambda: None,
+            encode_library_call=encode,
+            post_library_call=post,
+        )
 
     def library_call(
         self, library: str, function: str, arguments: Any, *, stream: int, wait: bool, lease: bool = True
@@ -65,6 +85,6 @@ class Loopback:
 def loopback(monkeypatch: pytest.MonkeyPatch) -> Loopback:
     """Stand-ins made in the test reach an executor's server in this process."""
     made = Loopback()
-    monkeypatch.setattr(calls, "api", SimpleNamespace(library_call=made.library_call, raise_deferred=lambda: None))
+    monkeypatch.setattr(calls, "api", made.api())
     monkeypatch.setattr(raw, "current_stream", lambda: 0)
     return made

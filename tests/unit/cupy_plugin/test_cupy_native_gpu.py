@@ -29,10 +29,9 @@ def cp():
 @pytest.fixture
 def gpu(cp, monkeypatch):
     """A loopback whose server uses the real modules on the current stream."""
-    from types import SimpleNamespace
 
     made = Loopback(kind="gpu")
-    monkeypatch.setattr(calls, "api", SimpleNamespace(library_call=made.library_call, raise_deferred=lambda: None))
+    monkeypatch.setattr(calls, "api", made.api())
     monkeypatch.setattr(raw, "current_stream", lambda: cp.cuda.get_current_stream().ptr)
     return made
 
