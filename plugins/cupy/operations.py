@@ -19,12 +19,9 @@ BY_VALUE = ("cublas", "cusolver", "cusparse", "curand")
 UNAVAILABLE = ("cutensor", "nccl", "cupyx_cutensor")
 #: Functions of the stand-ins written by hand that are refused.
 REFUSED = {
-    ("cufft", "create"): "plans are made by Plan1d and PlanNd",
-    ("cufft", "setAutoAllocation"): "plans are made by Plan1d and PlanNd",
     ("cufft", "multi_gpu_execC2C"): "a session has one device",
     ("cufft", "multi_gpu_execZ2Z"): "a session has one device",
-    ("cufft", "setCallback"): "callbacks are code of the function, and cuFFT runs in the executor",
-    ("cufft", "setJITCallback"): "callbacks are code of the function, and cuFFT runs in the executor",
+    ("cufft", "setCallback"): "CuPy's cuFFT is linked dynamically: legacy callbacks want a cuFFT of the function's own",
 }
 #: What the function's side of a stand-in does itself.
 LOCAL = frozenset({"check_status", "check_result", "setPointerMode", "getPointerMode"})
@@ -37,6 +34,9 @@ _PLAN_ND = ("shape", "inembed", "istride", "idist", "onembed", "ostride", "odist
 _XT_PLAN_ND = ("shape", "inembed", "istride", "idist", "idtype", "onembed", "ostride", "odist", "odtype", "batch")
 SERVED_BY_HAND: dict[str, dict[str, tuple[tuple[str, ...], bool]]] = {
     "cufft": {
+        "create": (("plan",), False),
+        "setAutoAllocation": (("plan", "allocate"), False),
+        "setJITCallback": (("plan", "name", "image", "kind", "data"), False),
         "Plan1d": (("plan", "nx", "fft_type", "batch"), False),
         "PlanNd": (("plan", *_PLAN_ND, "order", "last_axis", "last_size"), False),
         "XtPlanNd": (("plan", *_XT_PLAN_ND, "edtype", "order", "last_axis", "last_size"), False),

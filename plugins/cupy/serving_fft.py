@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from migproxy_plugins.cupy import jit_callbacks_unsafe
 from migproxy_plugins.cupy.serving import Serving, serves
 
 from migproxy.errors import ProtocolError
@@ -13,6 +14,11 @@ from migproxy.errors import ProtocolError
 CUFFT = "cupy.cuda.cufft"
 _EXECUTES = {41: "execC2C", 42: "execR2C", 44: "execC2R", 105: "execZ2Z", 106: "execD2Z", 108: "execZ2D"}
 _DIRECTED = ("execC2C", "execZ2Z", "XtExec")
+
+
+#: Plan → its callbacks, which cuFFT reads when the plan is made, and which stay until it is gone.
+_callbacks: dict[int, list[jit_callbacks_unsafe.Callback]] = {}
+_MOST_CALLBACKS = 16
 
 
 class _Pointer:
@@ -65,10 +71,20 @@ def _set_jit_callback(server: Serving, number: int, function: str, image: bytes,
     """Link the function's compiled callback, LTO-IR, into a plan; `data` is an address that its threads get."""
     if not isinstance(function, str) or not isinstance(image, bytes):
         raise ProtocolError("a callback is a name and an image")
+    if len(_callbacks.get(number, ())) >= _MOST_CALLBACKS:
+        raise ProtocolError(f"plan {number:#x} has {_MOST_CALLBACKS} callbacks already")
     if server.integer(data):
         server.context.check_range(data, 1)
-    module = server.module(CUFFT)
-    module.setJITCallback(server.object(number).handle, function, image, server.integer(kind), data)
+    module, prepared = server.module(CUFFT), server.object(number)
+    if not isinstance(prepared, _Prepared):
+        raise ProtocolError(f"object {number:#x} takes no callbacks")
+    if server.software:
+        module.setJITCallback(prepared.handle, function, image, server.integer(kind), data)
+        return
+    callback = jit_callbacks_unsafe.Callback(function, image, data)
+    module.check_result(jit_callbacks_unsafe.set_callback(prepared.handle, server.integer(kind), callback))
+    # One plan's callbacks are one for each kind; that it could be set twice is no reason to let go of the first.
+    _callbacks.setdefault(number, []).append(callback)
 
 
 @serves(CUFFT, "Plan1d", host_only=True)
@@ -91,6 +107,7 @@ def _xt_plan_nd(server: Serving, number: int, *arguments: Any) -> None:
 @serves(CUFFT, "destroyPlan", host_only=True)
 def _destroy(server: Serving, number: int) -> None:
     server.objects.pop(number, None)
+    _callbacks.pop(number, None)
 
 
 @serves(CUFFT, "fft")
