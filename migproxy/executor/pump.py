@@ -107,6 +107,8 @@ OTHER_ESTIMATES = 0x1F8  # address of the estimates of what is no kernel: memset
 PRINTING = 0x200  # 1: kernels may print, and Python sees to it at every wait
 REPEATS = 0x208  # address of the table of ``executor/repeats.py``
 REPEAT = 0x210  # the record of the library call in hand
+STREAM_WAITS = 0x218  # how many of the WAITS ask their stream instead of an event
+STREAM_QUERIES = 0x220  # counter
 COPY = 0x240  # SLOT_SIZE bytes: the command in hand
 STATE_SIZE = COPY + layout.SLOT_SIZE
 
@@ -127,6 +129,8 @@ EVENT_RECORDED = 0x80  # flag: recorded since it was made; one that was used bef
 
 #: In a wait's command number: the event is the function's, not a spare one.
 OWN_EVENT = 1 << 63
+#: In a wait's command number: in the place of the event there is a stream, to which nothing was submitted since.
+ASKS_STREAM = 1 << 62
 
 # -- function record: real function, parameter count, parameter bytes, estimates, an offset for each; all u64 ----------
 FUNCTION_REAL = 0
@@ -154,6 +158,7 @@ OP_MEMSET = 5
 OP_EVENT_RECORD = 6
 OP_STREAM_WAIT_EVENT = 7
 OP_STREAM_SYNC = 8
+OP_STREAM_QUERY = int(Op.STREAM_QUERY)
 OP_EVENT_SYNC = int(Op.EVENT_SYNC)
 OP_EVENT_QUERY = int(Op.EVENT_QUERY)
 OP_EVENT_CREATE = int(Op.EVENT_CREATE)
@@ -306,8 +311,8 @@ def add_wait(pump: U64, number: U64, stream: U64, name: U64) -> U64:
 
 
 def wait_for_event(pump: U64, number: U64, event: U64) -> U64:
-    """Reply once an event is done that stays whose it is; returns 0. Precondition: there is room for a wait, and
-    `number` has the flag OWN_EVENT."""
+    """Reply once an event is done that stays whose it is, or a stream; returns 0. Precondition: there is room for a
+    wait, and `number` has the flag OWN_EVENT, or ASKS_STREAM."""
     count = load64(pump + WAIT_COUNT)
     record = load64(pump + WAITS) + count * RECORD
     store64(record, number)
@@ -336,22 +341,45 @@ def poll_waits(pump: U64) -> U64:
     waits = load64(pump + WAITS)
     while index < load64(pump + WAIT_COUNT):
         record = waits + index * RECORD
+        number = load64(record)
         event = load64(record + 8)
-        status = one_handle(load64(pump + EVENT_QUERY), event)
+        asked = load64(pump + STREAM_QUERY if number & ASKS_STREAM else pump + EVENT_QUERY)
+        status = one_handle(asked, event)
         if status == NOT_READY:
             index += 1
         else:
-            number = load64(record)
             note_copied(pump, record)
             copy(record, waits + (load64(pump + WAIT_COUNT) - 1) * RECORD, RECORD)
             store64(pump + WAIT_COUNT, load64(pump + WAIT_COUNT) - 1)
-            if number & OWN_EVENT == 0:
+            if number & ASKS_STREAM:
+                store64(pump + STREAM_WAITS, load64(pump + STREAM_WAITS) - 1)
+                if load64(pump + FLIGHT) and status == 0:
+                    flight.settle(load64(pump + FLIGHT), event)
+            elif number & OWN_EVENT == 0:
                 give_back(pump, event)
             if status:
                 note_fault(pump, status)
-            reply(pump, number & ~OWN_EVENT, status)
+            reply(pump, number & ~(OWN_EVENT | ASKS_STREAM), status)
             done += 1
     return done
+
+
+def settle_stream_waits(pump: U64) -> None:
+    """More is submitted: the waits that ask their stream get an event behind what they wait for.
+
+    While there is no spare event they go on asking, which can only take longer.
+    """
+    index = 0
+    waits = load64(pump + WAITS)
+    while index < load64(pump + WAIT_COUNT):
+        record = waits + index * RECORD
+        if load64(record) & ASKS_STREAM and load64(pump + SPARE_COUNT) > 1:
+            event = record_spare(pump, load64(record + 8))
+            if event:
+                store64(record, load64(record) & ~ASKS_STREAM)
+                store64(record + 8, event)
+                store64(pump + STREAM_WAITS, load64(pump + STREAM_WAITS) - 1)
+        index += 1
 
 
 def poll_queue(pump: U64, queue: U64, head: U64) -> U64:
@@ -550,12 +578,30 @@ def do_sync(pump: U64, number: U64, stream: U64) -> U64:
     if status != NOT_READY:
         store64(pump + STATUS, status)
         return REASON_ERROR
-    if load64(pump + FLIGHT) and load64(pump + WAIT_COUNT) < WAIT_CAPACITY:
+    marks = load64(pump + FLIGHT)
+    if load64(pump + WAIT_COUNT) < WAIT_CAPACITY and (marks == 0 or load64(marks + flight.LIMIT) == flight.NO_LIMIT):
+        # To set an event behind it, and then to ask that, would take longer than many a kernel does.
+        store64(pump + STREAM_WAITS, load64(pump + STREAM_WAITS) + 1)
+        return wait_for_event(pump, number | ASKS_STREAM, stream)
+    if marks and load64(pump + WAIT_COUNT) < WAIT_CAPACITY:
         # The mark behind what is waited for serves the wait too: one event instead of two.
-        event = flight.mark_of(load64(pump + FLIGHT), stream)
+        event = flight.mark_of(marks, stream)
         if event:
             return wait_for_event(pump, number | OWN_EVENT, event)
     return add_wait(pump, number, stream, 0)
+
+
+def ask_stream(pump: U64, number: U64, stream: U64) -> U64:
+    """Answer whether a stream has done all; returns a reason."""
+    store64(pump + STREAM_QUERIES, load64(pump + STREAM_QUERIES) + 1)
+    status = one_handle(load64(pump + STREAM_QUERY), stream)
+    if status == 0 and load64(pump + FLIGHT):
+        flight.settle(load64(pump + FLIGHT), stream)
+    if status == 0 or status == NOT_READY:
+        reply(pump, number, status)
+        return 0
+    store64(pump + STATUS, status)
+    return REASON_ERROR
 
 
 def do_free_mark(pump: U64) -> U64:
@@ -706,7 +752,7 @@ def estimates_of(op: U64, pump: U64) -> U64:
 def replies_later(op: U64) -> U64:
     """Tell whether an operation answers its waiter itself."""
     copies = op == OP_COPY_HTOD or op == OP_COPY_DTOH
-    return copies or op == OP_STREAM_SYNC or op == OP_EVENT_QUERY or op == OP_EVENT_SYNC
+    return copies or op == OP_STREAM_SYNC or op == OP_STREAM_QUERY or op == OP_EVENT_QUERY or op == OP_EVENT_SYNC
 
 
 def carry_out(pump: U64) -> U64:
@@ -723,6 +769,8 @@ def execute(pump: U64) -> U64:
     op = load16(pump + COPY)
     flags = load16(pump + COPY + 2)
     length = load32(pump + COPY + 4)
+    if load64(pump + STREAM_WAITS):
+        settle_stream_waits(pump)
     if load64(pump + STICKY) or flags & FLAG_SPILLED or length > INLINE_PAYLOAD:
         return REASON_COMMAND
     if load64(pump + CAPTURING) and op != OP_LAUNCH:
@@ -734,7 +782,7 @@ def execute(pump: U64) -> U64:
     if op == OP_LIBRARY_CALL:
         if flags & FLAG_WAIT or find_repeat(pump, length) == 0:
             return REASON_COMMAND
-    elif op == 0 or (op > OP_STREAM_SYNC and op != OP_FREE_MARK):
+    elif op == 0 or (op > OP_STREAM_SYNC and op != OP_FREE_MARK and op != OP_STREAM_QUERY):
         return REASON_COMMAND
     if load64(pump + SPARE_COUNT) == 0:
         return REASON_EVENTS
@@ -800,6 +848,8 @@ def perform(pump: U64, number: U64, op: U64, flags: U64, length: U64, stream: U6
         return do_repeat(pump, stream)
     if op == OP_STREAM_SYNC:
         return do_sync(pump, number, stream)
+    if op == OP_STREAM_QUERY:
+        return ask_stream(pump, number, stream)
     if op == OP_MEMSET:
         return do_memset(pump, stream)
     if op == OP_FREE_MARK:

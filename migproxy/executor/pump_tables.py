@@ -46,6 +46,7 @@ _COUNTERS = {
     "stream_sync": pump.SYNCS,
     "event_record": pump.EVENT_RECORDS,
     "event_query": pump.EVENT_QUERIES,
+    "stream_query": pump.STREAM_QUERIES,
     "stream_wait_event": pump.EVENT_WAITS,
     "free_mark": pump.FREE_MARKS,
 }
@@ -217,7 +218,9 @@ class PumpTables:
         """Give up the commands whose replies wait for work on its way; returns their numbers."""
         base, count = self.get(pump.WAITS), self.get(pump.WAIT_COUNT)
         self.set(pump.WAIT_COUNT, 0)
-        return [ctypes.c_uint64.from_address(base + index * pump.RECORD).value for index in range(count)]
+        self.set(pump.STREAM_WAITS, 0)
+        flags = pump.OWN_EVENT | pump.ASKS_STREAM
+        return [ctypes.c_uint64.from_address(base + index * pump.RECORD).value & ~flags for index in range(count)]
 
     def frees_outstanding(self) -> bool:
         """Tell whether the pump tracks frees."""

@@ -310,7 +310,7 @@ class Turns(Alone):
     # -- the think-time ----------------------------------------------------------------------------------------------
     def _count_answers(self) -> int:
         tables = self._state.pump
-        return tables.get(pump.SYNCS) + tables.get(pump.EVENT_QUERIES) + tables.get(pump.COPIES_DTOH)
+        return sum(tables.get(each) for each in (pump.SYNCS, pump.EVENT_QUERIES, pump.STREAM_QUERIES, pump.COPIES_DTOH))
 
     def _learn_to_think(self, gap: int) -> None:
         """How long it pays to keep the lease although there is nothing to do.
