@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from migproxy.cli import broker, doctor, kill, logs, mig, plugin, ps, smi, top, trace
-from migproxy.cli.run import HELP as RUN_HELP
+from migproxy.cli.run_options import HELP as RUN_HELP
 from migproxy.errors import UsageError
 
 COMMANDS = (broker, doctor, ps, kill, logs, smi, top, trace, mig, plugin)

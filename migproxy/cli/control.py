@@ -12,7 +12,7 @@ from migproxy.abi.control import AskStatus, Message, Refused, Status
 from migproxy.abi.protocol import PROTOCOL_VERSION
 from migproxy.arena import packets
 from migproxy.errors import ProtocolError, SessionLost, UnsupportedVersion, UsageError
-from migproxy.session.connect import find_broker, refusal
+from migproxy.session.connect import broker_places, refusal
 
 _Answer = TypeVar("_Answer", bound=Message)
 _PATIENCE = 10.0
@@ -76,6 +76,23 @@ class BrokerClient:
         self._socket.close()
 
 
+def client_or_none(explicit: str = "") -> BrokerClient | None:
+    """Connect to the broker that `migproxy.session.connect.find_broker` would find; None if there is none.
+
+    Raises
+    ------
+    UsageError
+        A broker was named and does not answer.
+    """
+    for path, origin in broker_places(explicit=explicit):
+        try:
+            return BrokerClient(path)
+        except UsageError as error:
+            if origin:
+                raise UsageError(f"no broker answers at {path} (from {origin})") from error
+    return None
+
+
 @contextlib.contextmanager
 def running_broker(explicit: str = "") -> Iterator[BrokerClient]:
     """Connect to the broker that is named or found.
@@ -85,10 +102,9 @@ def running_broker(explicit: str = "") -> Iterator[BrokerClient]:
     UsageError
         There is none.
     """
-    path = find_broker(explicit=explicit)
-    if not path:
+    client = client_or_none(explicit)
+    if client is None:
         raise UsageError("no broker runs here; start one with migproxy broker, or name its socket with --broker")
-    client = BrokerClient(path)
     try:
         yield client
     finally:

@@ -7,20 +7,19 @@ directory with a ``sitecustomize.py`` goes to the front of PYTHONPATH. See docs/
 from __future__ import annotations
 
 import os
-import secrets
-import site
-import sysconfig
-from pathlib import Path
 
 from migproxy.session import connect
 
 #: Holds the fallback's sitecustomize.py.
-SOURCE_TREE_PATH = Path(__file__).resolve().parent / "source_tree"
+SOURCE_TREE_PATH = os.path.join(os.path.dirname(os.path.realpath(__file__)), "source_tree")
 PTH_NAME = "migproxy.pth"
 
 
 def pth_installed() -> bool:
     """Tell whether this interpreter reads migproxy.pth when it starts."""
+    import site
+    import sysconfig
+
     directories = [sysconfig.get_path("purelib"), *site.getsitepackages()]
     if site.ENABLE_USER_SITE:
         directories.append(site.getusersitepackages())
@@ -31,7 +30,8 @@ def add_wake_path(env: dict[str, str]) -> None:
     """Make sure that an interpreter started with `env` wakes the interposition."""
     if pth_installed():
         return
-    paths = [str(SOURCE_TREE_PATH), env.get("PYTHONPATH", ""), str(SOURCE_TREE_PATH.parents[2])]
+    root = os.path.dirname(os.path.dirname(os.path.dirname(SOURCE_TREE_PATH)))
+    paths = [SOURCE_TREE_PATH, env.get("PYTHONPATH", ""), root]
     env["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
 
 
@@ -49,14 +49,21 @@ def function_environment(broker: str, *, function_id: str = "", quota: int = 0, 
     device : str, optional
         As ``migproxy run --device``; empty for what this environment says.
     """
-    env = dict(os.environ)
-    env[connect.ACTIVE_VARIABLE] = "1"
-    env[connect.BROKER_VARIABLE] = os.path.abspath(broker) if broker else ""
-    env[connect.FUNCTION_VARIABLE] = function_id or secrets.token_hex(8)
-    if device:
-        env[connect.DEVICE_VARIABLE] = device
-    if quota:
-        env[connect.MEMORY_VARIABLE] = str(quota)
-    env["CUDA_VISIBLE_DEVICES"] = ""
+    env = dict(os.environ) | function_variables(broker, function_id=function_id, quota=quota, device=device)
     add_wake_path(env)
     return env
+
+
+def function_variables(broker: str, *, function_id: str = "", quota: int = 0, device: str = "") -> dict[str, str]:
+    """Return the variables that make a process a function; the parameters are those of `function_environment`."""
+    found = {
+        connect.ACTIVE_VARIABLE: "1",
+        connect.BROKER_VARIABLE: os.path.abspath(broker) if broker else "",
+        connect.FUNCTION_VARIABLE: function_id or os.urandom(8).hex(),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    if device:
+        found[connect.DEVICE_VARIABLE] = device
+    if quota:
+        found[connect.MEMORY_VARIABLE] = str(quota)
+    return found

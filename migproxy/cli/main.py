@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import platform
+import os
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 from migproxy.errors import AdmissionError, MigproxyError, UsageError
 
+_Result = TypeVar("_Result")
 USAGE_EXIT = 2
 FAILURE_EXIT = 1
 
@@ -19,31 +22,39 @@ def check_platform() -> None:
     UsageError
         Not Linux on x86-64, or not CPython 3.11 to 3.14.
     """
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        raise UsageError(f"migproxy runs on Linux on x86-64; this is {sys.platform} on {platform.machine()}")
-    if not (3, 11) <= sys.version_info[:2] <= (3, 14) or platform.python_implementation() != "CPython":
-        raise UsageError(
-            "migproxy needs CPython 3.11 to 3.14; "
-            f"this is {platform.python_implementation()} {platform.python_version()}"
-        )
+    if sys.platform != "linux" or os.uname().machine != "x86_64":
+        raise UsageError(f"migproxy runs on Linux on x86-64; this is {sys.platform} on {os.uname().machine}")
+    if not (3, 11) <= sys.version_info[:2] <= (3, 14) or sys.implementation.name != "cpython":
+        version = ".".join(map(str, sys.version_info[:3]))
+        raise UsageError(f"migproxy needs CPython 3.11 to 3.14; this is {sys.implementation.name} {version}")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    code, result = guarded(lambda: _command(given))
+    return code or result or 0
+
+
+def _command(arguments: list[str]) -> int:
+    if arguments[:1] == ["run"]:
+        from migproxy.cli.run import main as run
+
+        return run(arguments[1:])
+    from migproxy.cli.commands import invoke
+
+    return invoke(arguments or ["--help"])
+
+
+def guarded(action: Callable[[], _Result]) -> tuple[int, _Result | None]:
+    """Do `action`; returns 0 and its result, or an exit code and None after one line on stderr."""
     try:
         check_platform()
-        if arguments[:1] == ["run"]:
-            from migproxy.cli.run import main as run
-
-            return run(arguments[1:])
-        from migproxy.cli.commands import invoke
-
-        return invoke(arguments or ["--help"])
+        return 0, action()
     except (UsageError, AdmissionError) as error:
-        return complain(str(error), USAGE_EXIT)
+        return complain(str(error), USAGE_EXIT), None
     except MigproxyError as error:
-        return complain(str(error), FAILURE_EXIT)
+        return complain(str(error), FAILURE_EXIT), None
 
 
 def complain(text: str, code: int) -> int:

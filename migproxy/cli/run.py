@@ -1,130 +1,103 @@
 """``migproxy run``: a script as plain Python runs it, its CUDA calls through a broker.
 
-The function is a fresh interpreter that *replaces* this process (`os.execve`), so its process id, arguments, standard
-streams, signals, job control, exit code and tracebacks are Python's own; there is nothing in between that could
-imitate them badly. Only ``--report`` needs somebody who stays: then this process waits, passes signals on and ends as
-the function ended.
+The function's interpreter is in this process, so its process id, arguments, standard streams, signals, job control,
+exit code and tracebacks are Python's own; there is nothing in between that could imitate them badly. `early` makes the
+script's interpreter out of this one before it has begun with anything; where that is not possible, a fresh one
+replaces this process (`os.execve`). Only ``--report`` needs somebody who stays: then this process waits, passes signals
+on and ends as the function ended.
+
+What is imported here is part of every function's start.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import secrets
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
-from migproxy.abi.control import AskReport, FunctionReport, Status
-from migproxy.cli.control import BrokerClient
-from migproxy.cli.function_environment import function_environment
-from migproxy.cli.isolation import gpu_nodes, is_possible, isolate, landlock_version
-from migproxy.cli.report import print_report
-from migproxy.device.choose import check_name
+from migproxy.cli.control import BrokerClient, client_or_none
+from migproxy.cli.run_options import Options, parse, parse_fully, split
 from migproxy.errors import UsageError
-from migproxy.session import connect
 from migproxy.sizes import format_size, parse_size
-from migproxy.versions import check_installed
 
-#: Passed on to the function by a ``run`` that waits for it. SIGINT and SIGQUIT of a terminal reach the function by
-#: themselves.
-_PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from migproxy.abi.control import FunctionReport, Status
+
 _REPORT_PATIENCE = 5.0
-
-
-HELP = "Run SCRIPT, or -m MODULE, through the broker. Options after the script are the script's own."
-#: Options that a value follows.
-_TAKES_VALUE = ("-m", "--broker", "--memory", "--device")
-
-
-class _Parser(argparse.ArgumentParser):
-    """Wrong use is one line, as everywhere in this command line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see migproxy run --help")
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of what stands before the script.
-
-    This command starts functions, so what it imports is part of every function's start: `argparse`, where all other
-    commands use typer; see docs/decisions/run-without-typer.md.
-    """
-    parser = _Parser(
-        prog="migproxy run", description=HELP, allow_abbrev=False, usage="%(prog)s [OPTIONS] SCRIPT|-m MODULE [ARGS]..."
-    )
-    parser.add_argument("-m", dest="module", metavar="MODULE", default="", help="run a module, like python -m")
-    parser.add_argument("--broker", metavar="PATH", default="", help="socket of the broker to use")
-    parser.add_argument("--private", action="store_true", help="start a broker for this run only")
-    parser.add_argument("--memory", metavar="SIZE", default="", help="device memory quota, like 2GiB (the broker's)")
-    parser.add_argument(
-        "--device", metavar="NAME", default="auto", help="auto, software, a GPU's index, a GPU-… or MIG-… UUID (auto)"
-    )
-    parser.add_argument(
-        "--require-isolation", action="store_true", help="refuse to run where the script could open the GPU itself"
-    )
-    parser.add_argument("--report", action="store_true", help="at the end, print what was executed")
-    return parser
 
 
 def main(arguments: list[str]) -> int:
     """Run ``migproxy run`` with `arguments`; returns only if the function did not replace this process."""
     own, rest = split(arguments)
-    return run(make_parser().parse_args(own), rest)
+    return run(parse(own) or parse_fully(own), rest)
 
 
-def split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Split into this command's own arguments, and the script (unless ``-m`` names a module) with its arguments."""
-    position = 0
-    while position < len(arguments):
-        argument = arguments[position]
-        if argument == "--":
-            return arguments[:position], arguments[position + 1 :]
-        if argument == "-" or not argument.startswith("-"):
-            break
-        position += 2 if argument in _TAKES_VALUE else 1
-        if argument.startswith("-m"):
-            break
-    return arguments[:position], arguments[position:]
-
-
-def run(options: argparse.Namespace, arguments: list[str]) -> int:
+def run(options: Options, arguments: list[str]) -> int:
     """Run a script, or ``options.module``, through the broker."""
-    command = function_command(arguments, options.module)
-    if options.private and options.broker:
-        raise UsageError("--private and --broker exclude each other")
-    check_installed()
-    quota = parse_size(options.memory) if options.memory else 0
-    canonical = check_name(options.device)
-    path = "" if options.private else connect.find_broker(explicit=options.broker)
-    started = not path
-    if started:
-        path = connect.start_private_broker(device=options.device)
-    client = BrokerClient(path)
-    try:
-        check_against(client.status(), canonical, quota)
-        foreign = client.uid != os.getuid()
-    finally:
-        client.close()
-    # Under one's own broker this would protect nobody: the function could as well end the broker.
-    if options.require_isolation or (foreign and gpu_nodes() and is_possible()):
-        keep_off_the_gpu()
-    function_id = secrets.token_hex(8)
-    env = function_environment(path, function_id=function_id, quota=quota, device=options.device)
+    from migproxy.cli.function_environment import add_wake_path
+
+    arguments = prepare(options, arguments)
+    command = [sys.executable, *_interpreter_options(), *(["-m", options.module] if options.module else []), *arguments]
+    env = dict(os.environ)
+    add_wake_path(env)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # None where the caller closed the descriptor
             stream.flush()
     if not options.report:
         os.execve(command[0], command, env)
     code = wait_for(command, env)
-    print_report(ask_report(path, function_id), sys.stderr)
+    from migproxy.cli.report import print_report
+    from migproxy.session import connect
+
+    print_report(ask_report(env[connect.BROKER_VARIABLE], env[connect.FUNCTION_VARIABLE]), sys.stderr)
     if code < 0:
         die_of(-code)
     return code
+
+
+def prepare(options: Options, arguments: list[str]) -> list[str]:
+    """Make this process's environment that of a function; returns what the interpreter is given after ``-m MODULE``,
+    or the script with its arguments.
+
+    Raises
+    ------
+    UsageError
+        The function cannot run as it is asked for.
+    """
+    from migproxy.session import connect
+    from migproxy.versions import check_installed
+
+    arguments = script_arguments(arguments, options.module)
+    if options.private and options.broker:
+        raise UsageError("--private and --broker exclude each other")
+    check_installed()
+    quota = parse_size(options.memory) if options.memory else 0
+    canonical = options.device
+    if canonical != "auto":
+        from migproxy.device.choose import check_name
+
+        canonical = check_name(options.device)
+    client = None if options.private else client_or_none(options.broker)
+    if client is None:
+        client = BrokerClient(connect.start_private_broker(device=options.device))
+    try:
+        check_against(client.status(), canonical, quota)
+        foreign = client.uid != os.getuid()
+    finally:
+        client.close()
+    if foreign or options.require_isolation:
+        from migproxy.cli import isolation
+
+        # Under one's own broker this would protect nobody: the function could as well end the broker.
+        if options.require_isolation or (isolation.gpu_nodes() and isolation.is_possible()):
+            keep_off_the_gpu()
+    from migproxy.cli.function_environment import function_variables
+
+    os.environ.update(function_variables(client.path, quota=quota, device=options.device))
+    return arguments
 
 
 def keep_off_the_gpu() -> None:
@@ -135,21 +108,22 @@ def keep_off_the_gpu() -> None:
     UsageError
         That is not possible here.
     """
-    if gpu_nodes() or landlock_version():
-        isolate()
+    from migproxy.cli import isolation
+
+    if isolation.gpu_nodes() or isolation.landlock_version():
+        isolation.isolate()
 
 
-def function_command(arguments: list[str], module: str) -> list[str]:
-    """Return the interpreter's command line, with the options this interpreter was started with.
+def script_arguments(arguments: list[str], module: str) -> list[str]:
+    """Return the script, as the interpreter takes it for one whatever its name is, and its arguments.
 
     Raises
     ------
     UsageError
         There is no script, or it cannot be read.
     """
-    interpreter = [sys.executable, *_interpreter_options()]
     if module:
-        return [*interpreter, "-m", module, *arguments]
+        return arguments
     if not arguments:
         raise UsageError("nothing to run: name a SCRIPT or -m MODULE")
     script = arguments[0]
@@ -161,12 +135,14 @@ def function_command(arguments: list[str], module: str) -> list[str]:
             raise UsageError(f"cannot run {script}: {error.strerror}") from error
     if script.startswith("-") and script != "-":
         script = os.path.join(".", script)
-    return [*interpreter, script, *arguments[1:]]
+    return [script, *arguments[1:]]
 
 
 def _interpreter_options() -> list[str]:
     """Return options such as ``-W error`` or ``-X dev`` under which this interpreter runs, as `multiprocessing`
     passes them on."""
+    import subprocess
+
     return [str(option) for option in subprocess._args_from_interpreter_flags()]  # type: ignore[attr-defined]
 
 
@@ -195,12 +171,17 @@ def check_against(status: Status, device: str, memory: int) -> None:
 def wait_for(command: Sequence[str], env: dict[str, str]) -> int:
     """Run the function as a child; returns its exit code, negative for a signal. Signals to this process are passed
     on."""
+    import signal
+    import subprocess
+
+    # SIGINT and SIGQUIT of a terminal reach the function by themselves.
+    passed_on = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
     with subprocess.Popen(command, env=env) as process:
 
         def pass_on(number: int, _frame: FrameType | None) -> None:
             process.send_signal(number)
 
-        previous = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
+        previous = {number: signal.signal(number, pass_on) for number in passed_on}
         previous |= {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
         try:
             return process.wait()
@@ -211,6 +192,10 @@ def wait_for(command: Sequence[str], env: dict[str, str]) -> int:
 
 def ask_report(path: str, function_id: str) -> FunctionReport | None:
     """Return the function's report once its sessions have ended; None if the broker has gone."""
+    import time
+
+    from migproxy.abi.control import AskReport, FunctionReport
+
     try:
         client = BrokerClient(path)
     except UsageError:
@@ -231,6 +216,7 @@ def ask_report(path: str, function_id: str) -> FunctionReport | None:
 def die_of(number: int) -> None:
     """End as the function ended: by the same signal, without a second core dump."""
     import resource
+    import signal
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(number, signal.SIG_DFL)

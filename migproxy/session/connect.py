@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import shutil
 import socket
 import stat
-import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from migproxy.abi.control import Hello, Message, Refused, Welcome, Windows
 from migproxy.abi.protocol import PROTOCOL_VERSION
 from migproxy.arena import packets
 from migproxy.arena.account import QuotaAccount
 from migproxy.errors import AdmissionError, ProtocolError, SessionLost, UnsupportedVersion, UsageError
-from migproxy.python_path import python_path
 from migproxy.sizes import parse_size
 
 BROKER_VARIABLE = "MIGPROXY_BROKER"
@@ -35,8 +30,7 @@ START_SECONDS = 60.0
 ANSWER_SECONDS = 300.0
 
 
-@dataclass
-class Connection:
+class Connection(NamedTuple):
     """An admitted session.
 
     Attributes
@@ -95,20 +89,29 @@ def find_broker(env: Mapping[str, str] | None = None, explicit: str = "") -> str
     UsageError
         A broker was named and does not answer.
     """
+    for path, origin in broker_places(env, explicit):
+        if _answers(path):
+            return path
+        if origin:
+            raise UsageError(f"no broker answers at {path} (from {origin})")
+    return ""
+
+
+def broker_places(env: Mapping[str, str] | None = None, explicit: str = "") -> Iterator[tuple[str, str]]:
+    """Return where a broker may listen, in order, and by what it was named; a named one is the last."""
     env = os.environ if env is None else env
     for path, origin in ((explicit, "--broker"), (env.get(BROKER_VARIABLE, ""), BROKER_VARIABLE)):
         if path:
-            if not _answers(path):
-                raise UsageError(f"no broker answers at {path} (from {origin})")
-            return path
-    for path in (user_socket(env), SYSTEM_SOCKET):
-        if _answers(path):
-            return path
-    return ""
+            yield path, origin
+            return
+    yield user_socket(env), ""
+    yield SYSTEM_SOCKET, ""
 
 
 def private_directory(env: Mapping[str, str]) -> str:
     """Make a directory of this user's own for a private broker's socket. Socket paths are limited to 107 bytes."""
+    import tempfile
+
     runtime = env.get("XDG_RUNTIME_DIR", "")
     parent = runtime if runtime and len(runtime) < 60 and os.access(runtime, os.W_OK | os.X_OK) else None
     made = tempfile.mkdtemp(prefix="migproxy-", dir=parent)
@@ -128,6 +131,13 @@ def start_private_broker(
     UsageError
         It cannot serve; the message is its own.
     """
+    # What only a private broker needs is not part of every start.
+    import fcntl
+    import shutil
+    import subprocess
+
+    from migproxy.python_path import python_path
+
     env = dict(os.environ if env is None else env)
     directory = private_directory(env)
     path = os.path.join(directory, "broker.sock")

@@ -38,6 +38,12 @@ def _callbacks(module: ModuleType) -> None:
     callbacks.install(module)
 
 
+def _environment(module: ModuleType) -> None:
+    from migproxy_plugins.cupy import preloading
+
+    preloading.install(module)
+
+
 def _lazy(module: ModuleType) -> None:
     from migproxy_plugins.cupy import lazy
 
@@ -122,6 +128,7 @@ PLUGIN = Plugin(
         "cupy_backends.cuda.api.driver": _driver,
         "cupy_backends.cuda.libs.nvrtc": _nvrtc,
         "cupy_backends.cuda.libs": _lazy,
+        "cupy._environment": _environment,
         "cupy.cuda": _lazy,
         "cupy.cuda.compiler": _compiler,
         "cupy.fft._callback": _callbacks,

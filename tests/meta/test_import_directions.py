@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "interpose": {"abi", "errors", "arena", "jit", "versions", "ending"},
     "session": {"abi", "errors", "sizes", "versions", "python_path", "ending", "arena", "jit", "softgpu.container"},
     "host_memory": {"errors", "session"},
-    "startup": {"errors", "interpose"},
+    "startup": {"errors", "interpose", "cli.early"},
     # the devices
     "softgpu": {"errors", "jit"},
     "device": {"abi", "errors", "sizes"},

@@ -34,7 +34,7 @@ def test_entries_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_wakes_functions_is_left_out() -> None:
-    assert python_path(str(SOURCE_TREE_PATH)) == ROOT
+    assert python_path(SOURCE_TREE_PATH) == ROOT
 
 
 def test_an_installed_package_needs_no_entry(monkeypatch: pytest.MonkeyPatch) -> None:
