@@ -21,6 +21,7 @@ from migproxy.abi.ops import Op
 from migproxy.abi.protocol import DEVICE_ALIGN, DEVICE_GRANULE
 from migproxy.arena.account import QuotaAccount
 from migproxy.errors import CudaError
+from migproxy.session.stream_bins import StreamBins
 
 if TYPE_CHECKING:
     from migproxy.session.session import Session
@@ -75,6 +76,7 @@ class DeviceMemory:
         self._used_bytes = 0
         self._quarantine: deque[tuple[int, int, int]] = deque()
         self._frees = 0
+        self._bins = StreamBins()
 
     # -- queries ---------------------------------------------------------------------------------------------------
     @property
@@ -85,6 +87,7 @@ class DeviceMemory:
     def info(self) -> tuple[int, int]:
         """Return (free, total) in bytes, as ``cuMemGetInfo`` does."""
         with self.lock:
+            self._empty_bins()
             if self._quarantine:
                 # As natively, where a free waits for the device.
                 self._session.ring.wait_frees_retired(self._quarantine[-1][0])
@@ -146,17 +149,40 @@ class DeviceMemory:
         with self.lock:
             self._drain()
             address = self._try_place(rounded)
+            if address is None:
+                self._empty_bins()
             if address is None and self._quarantine:
                 # Natively a free has waited for the work before it by now; so a refusal must not come earlier here.
                 self._wait_for_frees()
                 address = self._try_place(rounded)
             if address is None:
                 raise CudaError(CUDA_ERROR_OUT_OF_MEMORY)
-            self._sizes[address] = size
-            bisect.insort(self._starts, address)
-            if self._tells:
-                self._session.post(Op.ALLOCATION, layout.RANGE.pack(address, size))
+            self._enter(address, size)
             return address
+
+    def allocate_in_order(self, size: int, stream: int) -> int:
+        """Allocate memory that is used in the order of a wire stream; as `allocate`."""
+        if size > 0:
+            with self.lock:
+                address = self._bins.take(stream, _rounded(size))
+                if address:
+                    self._enter(address, size)
+                    return address
+        return self.allocate(size)
+
+    def free_in_order(self, pointer: int, stream: int) -> None:
+        """Free an allocation behind the work of a wire stream; as `free`."""
+        with self.lock:
+            size = self._sizes.get(pointer)
+            if size is None or not self._bins.put(stream, _rounded(size), pointer):
+                self.free(pointer)
+                return
+            self._leave(pointer)
+
+    def end_stream(self, stream: int) -> None:
+        """A wire stream is about to be destroyed: what was freed in its order is free behind all work."""
+        with self.lock:
+            self._empty_bins(stream)
 
     def free(self, pointer: int) -> None:
         """Free an allocation; a null pointer does nothing.
@@ -169,18 +195,38 @@ class DeviceMemory:
         if pointer == 0:
             return
         with self.lock:
-            size = self._sizes.pop(pointer, None)
+            size = self._sizes.get(pointer)
             if size is None:
                 raise CudaError(CUDA_ERROR_INVALID_VALUE, f"{pointer:#x} was not allocated by this session")
-            self._starts.pop(bisect.bisect_left(self._starts, pointer))
-            self._session.ring.forget_range(pointer)
-            self._frees += 1
-            self._quarantine.append((self._frees, pointer, _rounded(size)))
-            if self._tells:
-                self._session.post(Op.ALLOCATION, layout.RANGE.pack(pointer, 0))
-            self._session.post(Op.FREE_MARK, b"")
+            self._leave(pointer)
+            self._retire(pointer, _rounded(size))
 
     # -- internals; all need the lock ------------------------------------------------------------------------------
+    def _enter(self, address: int, size: int) -> None:
+        """Note an allocation."""
+        self._sizes[address] = size
+        bisect.insort(self._starts, address)
+        if self._tells:
+            self._session.post(Op.ALLOCATION, layout.RANGE.pack(address, size))
+
+    def _leave(self, pointer: int) -> None:
+        """Forget an allocation."""
+        del self._sizes[pointer]
+        self._starts.pop(bisect.bisect_left(self._starts, pointer))
+        self._session.ring.forget_range(pointer)
+        if self._tells:
+            self._session.post(Op.ALLOCATION, layout.RANGE.pack(pointer, 0))
+
+    def _retire(self, address: int, rounded: int) -> None:
+        """Have addresses be free once the work submitted so far has retired."""
+        self._frees += 1
+        self._quarantine.append((self._frees, address, rounded))
+        self._session.post(Op.FREE_MARK, b"")
+
+    def _empty_bins(self, stream: int | None = None) -> None:
+        for address, rounded in self._bins.clear(stream):
+            self._retire(address, rounded)
+
     def _try_place(self, size: int) -> int | None:
         whole = size >= DEVICE_GRANULE
         align = DEVICE_GRANULE if whole else DEVICE_ALIGN

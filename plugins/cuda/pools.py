@@ -78,6 +78,13 @@ class Pool:
     reserved_high: int = 0
     access: dict[tuple[int, int], int] = field(default_factory=dict)
     blocks: dict[int, int] = field(default_factory=dict)
+    #: Its memory is managed; it is pinned host memory. Every allocation asks.
+    managed: bool = field(init=False)
+    on_host: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.managed = self.allocation_type == ALLOCATION_MANAGED
+        self.on_host = not self.managed and self.location_type in _HOST_LOCATIONS
 
     def account(self, size: int) -> None:
         """Count an allocation; the pool grows by whole chunks, as the driver's does."""
@@ -89,16 +96,6 @@ class Pool:
     def trim(self, minimum: int) -> None:
         """Give back whole chunks that no allocation needs."""
         self.reserved = min(self.reserved, -(-max(self.used, minimum) // CHUNK) * CHUNK)
-
-    @property
-    def managed(self) -> bool:
-        """Whether its memory is managed."""
-        return self.allocation_type == ALLOCATION_MANAGED
-
-    @property
-    def on_host(self) -> bool:
-        """Whether its memory is pinned host memory."""
-        return not self.managed and self.location_type in _HOST_LOCATIONS
 
 
 _pools: dict[int, Pool] = {}

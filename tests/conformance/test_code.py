@@ -61,6 +61,15 @@ def test_ptx_text(cuda: Any, device: Device, read: Read) -> None:
     cuda.module_unload(module)
 
 
+def test_a_kernel_is_one_object_as_long_as_its_module(cuda: Any) -> None:
+    one, other = cuda.module_load(PTX), cuda.module_load(PTX)
+    assert cuda.module_function(one, b"add") == cuda.module_function(one, b"add")
+    assert cuda.module_function(one, b"add") != cuda.module_function(other, b"add")
+    cuda.module_unload(one)
+    assert cuda.module_function(other, b"add") == cuda.module_function(other, b"add")
+    cuda.module_unload(other)
+
+
 def test_names_that_are_not_there(cuda: Any) -> None:
     module = cuda.module_load(PTX)
     with fails(500):

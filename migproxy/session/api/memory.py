@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from migproxy.errors import CudaError
 from migproxy.session.api.context import context_synchronize
+from migproxy.session.api.streams import resolve
 from migproxy.session.session import current, inherited_address, on_fork, opened
 
 CUDA_ERROR_INVALID_VALUE = 1
@@ -102,12 +103,12 @@ def mem_address_range(pointer: int) -> tuple[int, int]:
 
 def mem_alloc_async(size: int, stream: int) -> int:
     """Allocate device memory in stream order; memory is placed at once, since addresses are chosen here."""
-    return current().device.allocate(size)
+    return current().device.allocate_in_order(size, resolve(stream))
 
 
 def mem_free_async(pointer: int, stream: int) -> None:
-    """Free device memory once the work submitted before has retired."""
-    current().device.free(pointer)
+    """Free device memory behind the work of a stream."""
+    current().device.free_in_order(pointer, resolve(stream))
 
 
 def mem_alloc_managed(size: int, flags: int) -> int:

@@ -68,6 +68,8 @@ _functions: dict[int, FunctionFacts] = {}
 _inherited: dict[int, FunctionFacts] = {}
 _of_module: dict[int, list[int]] = {}
 _globals: dict[int, list[int]] = {}
+#: A module's function is one object, however often it is asked for.
+_by_name: dict[tuple[int, bytes], int] = {}
 #: Called with each handle and its facts when they become known or change, and with None when the handle ends.
 _listeners: list[Callable[[int, FunctionFacts | None], None]] = []
 
@@ -191,6 +193,14 @@ def _get_function(op: Op, module: int, name: bytes, handle: int = 0) -> int:
     return _learn(msgspec.msgpack.decode(reply, type=FunctionReply), module, handle)
 
 
+def _named_function(op: Op, module: int, name: bytes) -> int:
+    known = _by_name.get((module, name))
+    if known is not None:
+        current().check()
+        return known
+    return _by_name.setdefault((module, name), _get_function(op, module, name))
+
+
 def module_load(image: bytes, options: Sequence[tuple[int, int]] = ()) -> int:
     """Load a module image (PTX, cubin, fatbin or the software GPU's container).
 
@@ -215,6 +225,8 @@ def _unload(op: Op, module: int) -> None:
     if image.wire:
         current().call(op, layout.HANDLE.pack(image.wire))
     del _images[module]
+    for key in [key for key in _by_name if key[0] == module]:
+        del _by_name[key]
     for handle in _of_module.pop(module, ()):
         _functions.pop(handle, None)
         _inherited.pop(handle, None)
@@ -236,7 +248,7 @@ def module_function(module: int, name: bytes) -> int:
     CudaError
         500 when the module has no such kernel.
     """
-    return _get_function(Op.MODULE_FUNCTION, module, name)
+    return _named_function(Op.MODULE_FUNCTION, module, name)
 
 
 def module_global(module: int, name: bytes) -> tuple[int, int]:
@@ -293,7 +305,7 @@ def library_unload(library: int) -> None:
 
 def library_kernel(library: int, name: bytes) -> int:
     """Return a kernel's handle; it launches as a function does."""
-    return _get_function(Op.LIBRARY_KERNEL, library, name)
+    return _named_function(Op.LIBRARY_KERNEL, library, name)
 
 
 def library_kernels(library: int) -> list[int]:

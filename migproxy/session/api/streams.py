@@ -96,6 +96,7 @@ def stream_destroy(stream: int) -> None:
         _inherited.discard(stream)
         return
     current().ring.note_handle(stream, False)
+    current().device.end_stream(stream)
     current().post(Op.STREAM_DESTROY, layout.HANDLE.pack(stream))
 
 

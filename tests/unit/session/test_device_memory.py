@@ -10,6 +10,7 @@ from migproxy.abi import layout
 from migproxy.abi.ops import Op
 from migproxy.abi.protocol import DEVICE_ALIGN, DEVICE_GRANULE
 from migproxy.errors import CudaError
+from migproxy.session import stream_bins
 from migproxy.session.device_memory import CHUNK_SPAN, KEEP_MAPPED, DeviceMemory
 
 BASE = 0x4000_0000_0000
@@ -201,3 +202,78 @@ def test_find_and_ranges() -> None:
     memory.disown(0x7000_0000)
     with pytest.raises(CudaError):
         memory.check_range(0x7000_0010, 16)
+
+
+# -- in the order of a stream -----------------------------------------------------------------------------------------
+def test_what_a_stream_freed_is_its_next_allocation() -> None:
+    memory, session = make(64 << 20)
+    first = memory.allocate_in_order(1000, 7)
+    memory.free_in_order(first, 7)
+    assert memory.find(first) is None, "it is no allocation meanwhile"
+    assert memory.allocate_in_order(900, 7) == first, "nothing is waited for: the stream's order is enough"
+    assert memory.find(first) == (first, 900)
+    assert memory.allocate_in_order(1000, 7) != first
+    assert session.ring.frees == 0
+    assert session.waits == 0
+
+
+def test_another_stream_or_none_gets_other_memory_until_all_work_is_done() -> None:
+    memory, session = make(64 << 20)
+    first = memory.allocate_in_order(1000, 7)
+    memory.free_in_order(first, 7)
+    assert memory.allocate_in_order(1000, 8) != first
+    assert memory.allocate(1000) != first
+    memory.end_stream(7)
+    assert memory.allocate(1000) != first, "the work before the free may still run"
+    session.ring.frees = 1
+    assert memory.allocate(1000) == first
+
+
+def test_what_is_kept_is_given_up_before_memory_runs_out() -> None:
+    quota = 8 * DEVICE_GRANULE
+    memory, session = make(quota)
+    blocks = [memory.allocate_in_order(DEVICE_GRANULE, 7) for _ in range(8)]
+    for block in blocks:
+        memory.free_in_order(block, 7)
+    assert memory.allocate(quota)
+    assert session.waits == 1
+
+
+def test_how_much_is_free_counts_what_is_kept() -> None:
+    memory, _ = make(8 * DEVICE_GRANULE)
+    before = memory.info()
+    memory.free_in_order(memory.allocate_in_order(3 * DEVICE_GRANULE, 7), 7)
+    assert memory.info() == before
+
+
+def test_large_blocks_are_not_kept() -> None:
+    memory, session = make(512 << 20)
+    block = memory.allocate_in_order(stream_bins.MOST_BYTES + 1, 7)
+    memory.free_in_order(block, 7)
+    session.ring.frees = 1
+    assert memory.allocate_in_order(stream_bins.MOST_BYTES + 1, 8) == block, "it went the ordinary way"
+
+
+def test_not_more_blocks_are_kept_than_the_bound() -> None:
+    bins = stream_bins.StreamBins()
+    kept = [bins.put(1, 512, 512 * number) for number in range(1, stream_bins.MOST_BLOCKS + 2)]
+    assert kept == [True] * stream_bins.MOST_BLOCKS + [False]
+    assert bins.take(1, 512) == 512 * stream_bins.MOST_BLOCKS
+    assert bins.put(2, 512, 8)
+    assert list(bins.clear(2)) == [(8, 512)]
+    assert len(list(bins.clear())) == stream_bins.MOST_BLOCKS - 1
+    assert not list(bins.clear())
+
+
+def test_an_unknown_pointer_is_refused_in_order_too() -> None:
+    memory, _ = make(64 << 20)
+    with pytest.raises(CudaError) as caught:
+        memory.free_in_order(BASE + 512, 7)
+    assert caught.value.status == 1
+    block = memory.allocate_in_order(100, 7)
+    memory.free_in_order(block, 7)
+    with pytest.raises(CudaError):
+        memory.free_in_order(block, 7)
+    with pytest.raises(CudaError) as caught:
+        memory.allocate_in_order(0, 7)
+    assert caught.value.status == 1
