@@ -14,7 +14,7 @@ import pytest
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
 from migproxy.abi.protocol import DEVICE_GRANULE
-from migproxy.executor import dispatch, repeats
+from migproxy.executor import dispatch, flight, pump, repeats
 from migproxy.executor.dispatch import LibraryError
 from migproxy.executor.repeat_tables_unsafe import NativeCall, Repeat, RepeatTables, compile_repeats
 
@@ -254,3 +254,55 @@ def test_only_what_the_pump_does_not_do_reaches_python(rig: Rig, monkeypatch: py
     assert not reached
     post(rig, 3, 6)
     assert reached == [Op.LIBRARY_CALL]
+
+
+@pytest.fixture
+def leased(rig: Rig) -> Rig:
+    """A session that has its turn on the lease of a slice."""
+    tables = rig.state.pump
+    tables.open_flight()
+    permit = ctypes.c_uint32(1)
+    for offset, value in (
+        (pump.LEASE_WORD, ctypes.addressof(permit)),
+        (pump.LEASE_VALUE, 1),
+        (pump.LEASE_BEGUN, 1),
+    ):
+        tables.set(offset, value)
+    rig.permit = permit  # type: ignore[attr-defined]
+    return rig
+
+
+def test_what_is_repeated_is_marked_as_work_on_the_device(leased: Rig) -> None:
+    taught(leased)
+    marks = leased.state.pump.flight
+    assert marks is not None
+    before = marks.get(flight.BATCH_COUNT)
+    for _ in range(3):
+        post(leased, 3, 4)
+    assert marks.get(flight.BATCH_COUNT) == before + 3
+    assert marks.drained()
+    assert marks.events(1)[0].what.startswith("kernel library.function and ")
+
+
+def test_without_the_turn_nothing_is_repeated(leased: Rig) -> None:
+    taught(leased)
+    leased.permit.value = 0  # type: ignore[attr-defined]
+    leased.producer.submit(Op.LIBRARY_CALL, msgspec.msgpack.encode(("a.library", "function", [3, 4])))
+    assert leased.state.pump.run() == pump.REASON_LEASE
+    assert seen == [(3, 4)], "the one of `taught`"
+    leased.permit.value = 1  # type: ignore[attr-defined]
+    leased.state.pump.set(pump.AGAIN, 1)
+    leased.step()
+    assert seen == [(3, 4)] * 2
+
+
+def test_bounded_work_goes_alone_until_it_was_measured(leased: Rig) -> None:
+    taught(leased)
+    marks = leased.state.pump.flight
+    assert marks is not None
+    marks.drained()
+    marks.bound(True)
+    post(leased, 3, 4)
+    assert seen[-1] == (3, 4)
+    assert len(seen) == 2
+    assert marks.drained()
