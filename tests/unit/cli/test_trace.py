@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from migproxy.abi.control import SessionRow, TraceEvent
 from migproxy.cli.trace import LANES, chrome_trace, cpu_phases
 
@@ -55,6 +57,18 @@ def test_the_cpu_phase_is_what_lies_between() -> None:
     assert cpu_phases([]) == []
 
 
+#: The recording is made again, longer each time, until everybody had a turn: how soon is up to the machine.
+RECORDINGS = (1, 2, 4, 8, 16, 32)
+
+
+def missing(found: list[tuple[int, str, str, float, float]]) -> set[tuple[int, str]]:
+    """Return what a recording does not show yet, of all that each of the functions does again and again."""
+    wanted = {"computes", "multiply", "copy from device"}
+    seen = {(pid, what) for pid, _, name, _, _ in found for what in wanted if what in name}
+    return set(itertools.product((0, 1), wanted)) - seen
+
+
+@pytest.mark.timeout(300)
 def test_a_recording_shows_turns_that_do_not_overlap(tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("MIGPROXY")} | {"PYTHONPATH": ROOT}
     python = [sys.executable, "-m", "migproxy"]
@@ -74,24 +88,25 @@ def test_a_recording_shows_turns_that_do_not_overlap(tmp_path: Path) -> None:
         for function in functions:
             assert function.stdout is not None
             assert function.stdout.readline() == "ready\n"
-        command = [*python, "trace", "--broker", socket, "--seconds", "1", "--out", str(out)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
+        for seconds in RECORDINGS:
+            command = [*python, "trace", "--broker", socket, "--seconds", str(seconds), "--out", str(out)]
+            done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+            assert done.returncode == 0, done.stderr
+            found = shown(json.loads(out.read_text()))
+            if not missing(found):
+                break
     finally:
         for function in functions:
             function.kill()
             function.communicate(timeout=30)
         broker.terminate()
         broker.communicate(timeout=30)
-    found = shown(json.loads(out.read_text()))
+    assert not missing(found)
     turns = sorted((start, start + length, pid) for pid, _, name, start, length in found if name == "computes")
-    assert {pid for _, _, pid in turns} == {0, 1}
     for (_, end, one), (start, _, other) in itertools.pairwise(turns):
         assert one == other or start >= end, "two functions computed at a time"
     kernels = sorted((start, start + length, pid) for pid, lane, _, start, length in found if lane == "kernels")
-    assert {pid for _, _, pid in kernels} == {0, 1}
     for (_, end, one), (start, _, other) in itertools.pairwise(kernels):
         assert one == other or start >= end, "kernels of two functions overlap"
-    named = {name for _, lane, name, _, _ in found if lane in ("kernels", "copies")}
-    assert any("multiply" in name for name in named), named
-    assert any(name.startswith("copy from device") for name in named), named
+    lanes = {lane for _, lane, name, _, _ in found if "multiply" in name or "copy from device" in name}
+    assert lanes == {"kernels", "copies"}
