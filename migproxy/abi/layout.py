@@ -68,6 +68,7 @@ REPLY_INLINE_OFFSET = 16
 REPLY_INLINE = REPLY_SIZE - REPLY_INLINE_OFFSET
 
 DEFERRED_LIBRARY = 0x7FFF_0001  # no CUresult: a library call without reply failed; Op.LATE_ERROR tells its error
+MOST_MESSAGE = 2_000  # characters of an error's message that travel
 
 STATUS_PROTOCOL = -1  # refused: malformed; data is a UTF-8 message
 STATUS_TOO_LONG = -2  # the reply needs more room: data is the needed size (u64); fetch it with Op.FETCH_REPLY

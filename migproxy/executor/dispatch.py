@@ -13,11 +13,12 @@ To add an operation: number and facts in ``abi/ops.py``, a handler decorated wit
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -121,29 +122,48 @@ def carry_out(state: SessionState, command: Command) -> None:
     except Refused as error:
         log.warning("session %s: refused: %s", state.spec.session_id, error)
         state.counters["refused"] += 1
-        state.fail(command, layout.STATUS_REFUSED, str(error))
+        if not _keep_late(state, command, {"cuda": layout.STATUS_REFUSED, "message": str(error)}):
+            state.fail(command, layout.STATUS_REFUSED, str(error))
     except (ProtocolError, msgspec.MsgspecError, struct.error) as error:
         refuse(state, command, f"{op.name}: {error}")
     except Exception as error:
         # A defect of ours, or of a library in here: the function gets an error, the log the traceback.
         log.exception("session %s: %s failed", state.spec.session_id, op.name)
-        state.fail(command, CUDA_ERROR_UNKNOWN, f"{type(error).__name__}: {error}")
+        message = f"{type(error).__name__}: {error}"
+        if not _keep_late(state, command, {"cuda": CUDA_ERROR_UNKNOWN, "message": message}):
+            state.fail(command, CUDA_ERROR_UNKNOWN, message)
     else:
         if command.waits and not isinstance(result, _Pending):
             state.reply(number, 0, result or b"")
 
 
+_LIBRARY_CALLS = frozenset({Op.LIBRARY_CALL, Op.LIBRARY_QUERY})
+_decode_call = msgspec.msgpack.Decoder(tuple[str, str, list[Any]]).decode
 _AFTER_DEATH = frozenset({Op.CLOSE, Op.FETCH_REPLY, Op.STATISTICS})
 
 
 def _fail_library(state: SessionState, command: Command, error: LibraryError) -> None:
-    state.counters["errors"] += 1
-    if command.waits:
+    if not _keep_late(state, command, error.facts):
+        state.counters["errors"] += 1
         state.reply_error_facts(command.number, error.facts)
-    else:
-        log.info("session %s: library call failed: %s", state.spec.session_id, error)
-        if state.consumer.set_deferred_status(layout.DEFERRED_LIBRARY):
-            state.late_error = dict(error.facts)
+
+
+def _keep_late(state: SessionState, command: Command, facts: dict[str, object]) -> bool:
+    """Keep the error of a library call that nobody waits for, so that its library can tell it later, and say in the log
+    what failed; False for another command.
+    """
+    if command.waits or command.op not in _LIBRARY_CALLS:
+        return False
+    state.counters["errors"] += 1
+    with contextlib.suppress(msgspec.MsgspecError):
+        library, function, _ = _decode_call(command.payload)
+        facts = {"library": library, "function": function} | facts
+    where = ".".join(str(facts[each]) for each in ("library", "function") if each in facts)
+    message = str(facts.get("message", ""))
+    log.warning("session %s: %s failed after it had returned: %s", state.spec.session_id, where, message)
+    if state.consumer.set_deferred_status(layout.DEFERRED_LIBRARY):
+        state.late_error = facts | {"message": message[: layout.MOST_MESSAGE]}
+    return True
 
 
 def refuse(state: SessionState, command: Command, reason: str) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import logging
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
@@ -140,7 +141,9 @@ class PluginHost:
         name = self._declared().get(library)
         if name is None:
             broken = "".join(f"; plugin {each!r} is broken: {why}" for each, why in self._broken.items())
-            raise Refused(f"library {library!r} has no plugin on this broker's allow-list{broken}")
+            allowed = "" if "*" in self._allowed else "on this broker's allow-list "
+            where = f"{allowed}among what its executors have in {sys.prefix}"
+            raise Refused(f"library {library!r} has no plugin {where}{broken}")
         half = self._halves.get(name)
         if name in self._broken:
             raise Refused(f"plugin {name!r} is broken: {self._broken[name]}")

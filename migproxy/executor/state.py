@@ -193,8 +193,13 @@ class SessionState:
     def fail(self, command: Command, status: int, message: str = "") -> None:
         """Report a failed command: to its waiter, else as the deferred status."""
         self.counters["errors"] += 1
-        if command.waits:
-            self.reply(command.number, status, message.encode()[: layout.REPLY_INLINE])
+        text = message.encode()
+        if command.waits and len(text) > layout.REPLY_INLINE:
+            if status > 0:
+                self.note_status(status)
+            self.reply_error_facts(command.number, {"cuda": status, "message": message[: layout.MOST_MESSAGE]})
+        elif command.waits:
+            self.reply(command.number, status, text)
         else:
             if status > 0:
                 self.note_status(status)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
@@ -29,6 +30,8 @@ from migproxy.abi.tables import (
 )
 from migproxy.errors import CudaError, PluginError, ProtocolError
 from migproxy.executor.dispatch import LibraryError, Refused
+
+log = logging.getLogger("migproxy.executor")
 
 MOST_OBJECTS = 65_536
 MOST_TEXT = 1 << 20
@@ -311,13 +314,20 @@ class TableServer:
 
     # -- the call ---
     def source(self, kind: str) -> Any:
-        """Return what has the library's functions on a kind of device; Refused if nothing has."""
+        """Return what has the library's functions on a kind of device; Refused if nothing has, or it cannot be
+        imported here.
+        """
         found = self._loaded.get(kind)
         if found is None:
             source = self._sources[kind]
             if not source:
                 raise Refused(f"{self.table.library} has nothing for the software GPU")
-            found = importlib.import_module(source) if isinstance(source, str) else source()
+            try:
+                found = importlib.import_module(source) if isinstance(source, str) else source()
+            except ImportError as error:
+                why = f"{type(error).__name__}: {error}"
+                log.exception("%s cannot be loaded in the executor", self.table.library)
+                raise Refused(f"{self.table.library} cannot be loaded in the executor: {why}") from error
             self._loaded[kind] = found
         return found
 

@@ -28,7 +28,7 @@ from migproxy.abi.tables import (
 )
 from migproxy.arena.memory_unsafe import copy_in, copy_out
 from migproxy.errors import CudaError, SessionError
-from migproxy.session import api
+from migproxy.session import api, late
 from migproxy.session.session import LibraryCallError
 
 #: Makes the library's own exception from a status (None if there is none) and a message.
@@ -148,15 +148,24 @@ class RemoteLibrary:
         return call
 
     def _carry(self, name: str, sent: list[Any], stream: int, wait: bool, lease: bool) -> Any:
+        package = self.table.library.partition(".")[0]
         try:
-            return api.library_call(self.table.library, name, sent, stream=stream, wait=wait, lease=lease)
+            api.raise_deferred(package)
+            result = api.library_call(self.table.library, name, sent, stream=stream, wait=wait, lease=lease)
+            if wait:
+                api.raise_deferred(package)
+            return result
         except LibraryCallError as error:
             status, message = error.facts.get("status"), str(error.facts.get("message", ""))
-            if error.facts.get("library", self.table.library) != self.table.library:
-                status = None  # an earlier call's, of another library
+            if "function" in error.facts:
+                message = f"{late.called(error.facts)}, called before: {message}"
+                if error.facts.get("library") != self.table.library:
+                    status = None  # a number of another library's
             raise self.error(status, message) from error
         except CudaError as error:
-            raise self.error(self.table.not_supported if error.status == 801 else None, str(error)) from error
+            if error.status == 801:
+                raise self.error(self.table.not_supported, error.detail or str(error)) from error
+            raise self.error(None, str(error)) from error
         except SessionError as error:
             raise self.error(None, str(error)) from error
 

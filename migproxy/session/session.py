@@ -27,7 +27,7 @@ from migproxy.errors import AdmissionError, CudaError, ProtocolError, SessionErr
 from migproxy.jit import fast_path
 from migproxy.jit.fast_path import FastProducer
 from migproxy.jit.heap import Heap
-from migproxy.session import connect, notes, opening
+from migproxy.session import connect, late, notes, opening
 from migproxy.session.device_memory import DeviceMemory
 
 CUDA_ERROR_NOT_INITIALIZED = 3
@@ -41,7 +41,7 @@ class LibraryCallError(SessionError):
     Attributes
     ----------
     facts : dict
-        ``type`` (class name), ``status`` (int), ``message`` (str).
+        ``type`` (class name), ``status`` (int), ``message`` (str); of an earlier call also ``library``, ``function``.
     """
 
     def __init__(self, facts: dict[str, Any]) -> None:
@@ -147,7 +147,12 @@ class Session:
         self.ring.publish_waited()
         fast_path.detach()
         with contextlib.suppress(SessionError, CudaError, OSError):
-            self.call(Op.CLOSE, b"", timeout=10.0)
+            # What a library call without reply failed with, if nobody was told: just which function it was.
+            failed = self.call(Op.CLOSE, b"", timeout=10.0).decode(errors="replace")
+            if failed:
+                library, _, function = failed.rpartition(".")
+                late.note({"library": library, "function": function})
+        late.report()
         with contextlib.suppress(OSError, SessionError):
             connect.send(self._connection.socket, control.Goodbye())
             self._connection.socket.close()
@@ -170,7 +175,8 @@ class Session:
         Raises
         ------
         CudaError
-            The command failed with a CUDA status, or an earlier command without reply did.
+            The command failed with a CUDA status, or an earlier command without reply did. An earlier library call's
+            own error is none of these: see `migproxy.session.late`.
         LibraryCallError
             A library call failed with the library's own error.
         ProtocolError
@@ -207,28 +213,35 @@ class Session:
         if status > 0:
             raise CudaError(status, data.decode("utf-8", "replace"))
         if status == layout.STATUS_LIBRARY:
-            raise LibraryCallError(msgspec.msgpack.decode(data, type=dict[str, Any]))
+            raise _failure(msgspec.msgpack.decode(data, type=dict[str, Any]))
         if status == layout.STATUS_REFUSED:
             raise CudaError(CUDA_ERROR_NOT_SUPPORTED, data.decode("utf-8", "replace"))
         raise ProtocolError(data.decode("utf-8", "replace") or "the executor refused a command")
 
-    def raise_deferred(self) -> None:
+    def raise_deferred(self, package: str = "") -> None:
         """Raise the error of an earlier command without reply, if one has become known; once.
+
+        Parameters
+        ----------
+        package : str, optional
+            The caller speaks for the libraries whose names begin so: their late errors are raised here too.
 
         Raises
         ------
         LibraryCallError
-            It was a library call.
+            A library call of that package failed.
         CudaError
-            It was another command.
+            Another command did, or such a call is not supported.
         """
-        if not self.ring.deferred_status():
-            return
-        status = self.ring.take_deferred_status()
-        if status == layout.DEFERRED_LIBRARY:
-            raise LibraryCallError(msgspec.msgpack.decode(self.call(Op.LATE_ERROR, b""), type=dict[str, Any]))
-        if status:
+        status = self.ring.take_deferred_status() if self.ring.deferred_status() else 0
+        if status == layout.DEFERRED_LIBRARY and not self.closed:
+            late.note(msgspec.msgpack.decode(self.call(Op.LATE_ERROR, b""), type=dict[str, Any]))
+        elif status and status != layout.DEFERRED_LIBRARY:
             raise CudaError(status, "from an earlier command")
+        if package and late.pending:
+            facts = late.take(package)
+            if facts is not None:
+                raise _failure(facts)
 
     def _fetch(self, size: int, number: int) -> bytes:
         """Fetch a reply that did not fit its line into a buffer of the heap."""
@@ -308,6 +321,14 @@ class Session:
         with self._in_use_lock:
             while self._in_use and self._in_use[0][0] < retired:
                 self.heap.free(self._in_use.popleft()[1])
+
+
+def _failure(facts: dict[str, Any]) -> Exception:
+    """Return the error that a reply's facts mean: a library's own, or a CUDA status whose message is a long one."""
+    status = facts.get("cuda", 0)
+    if not status:
+        return LibraryCallError(facts)
+    return CudaError(CUDA_ERROR_NOT_SUPPORTED if status == layout.STATUS_REFUSED else status, facts.get("message", ""))
 
 
 _session_lock = threading.RLock()
@@ -433,6 +454,7 @@ def _forget_after_fork() -> None:
     _session_lock = threading.RLock()
     _grow_lock = threading.Lock()
     fast_path.detach()
+    late.forget()
     if _current is not None:
         # The broker sees the parent's end by this socket; a child that kept it open would hide that.
         _current._connection.socket.close()

@@ -16,6 +16,8 @@ from migproxy.errors import CudaError, SessionError, SessionLost
 from migproxy.session import api
 from migproxy.session.session import LibraryCallError
 
+#: The packages of CuPy's libraries begin so.
+PACKAGE = "cupy"
 #: Numbers of objects that library calls create. The function chooses them, so that creating one needs no reply; they
 #: look like
 #: pointers, are spaced like them, and are never reused.
@@ -68,8 +70,11 @@ def call(
         waited for no reply: that one's failure is known by now, and comes instead of this call.
     """
     try:
-        api.raise_deferred()
-        return api.library_call(library, function, arguments, stream=raw.current_stream(), wait=wait, lease=lease)
+        api.raise_deferred(PACKAGE)
+        result = api.library_call(library, function, arguments, stream=raw.current_stream(), wait=wait, lease=lease)
+        if wait:
+            api.raise_deferred(PACKAGE)
+        return result
     except LibraryCallError as error:
         raise failure(error, errors) from None
     except (CudaError, SessionError) as error:
@@ -90,7 +95,7 @@ def post(payload: bytes, errors: Mapping[str, Callable[[int], Exception]]) -> No
         As `call` does for a call that waits for no reply.
     """
     try:
-        api.raise_deferred()
+        api.raise_deferred(PACKAGE)
         api.post_library_call(payload, stream=raw.current_stream())
     except LibraryCallError as error:
         raise failure(error, errors) from None

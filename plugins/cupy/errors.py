@@ -10,6 +10,8 @@ from migproxy_plugins.cuda.status import NOT_SUPPORTED, driver_status, runtime_s
 from migproxy_plugins.cupy import calls
 
 from migproxy.errors import CudaError, MigproxyError, SessionLost
+from migproxy.session import api
+from migproxy.session.late import pending
 from migproxy.session.session import LibraryCallError
 from migproxy.softgpu.errors_table import ERRORS
 
@@ -17,7 +19,6 @@ __all__ = [
     "NOT_SUPPORTED",
     "driver_error_init",
     "driver_status",
-    "library_failure",
     "refuse",
     "releasing",
     "runtime_status",
@@ -30,6 +31,9 @@ def translated(
 ) -> Callable[..., Any]:
     """Wrap a handler so that it raises a library's error class in place of ours.
 
+    Natively a call of one of CuPy's libraries fails at once. Here one that waits for nothing has returned by then, and
+    CuPy's next call of the runtime or the driver tells its error, unless it is one that gives something back.
+
     Parameters
     ----------
     handler : callable
@@ -40,14 +44,16 @@ def translated(
         `driver_status` or `runtime_status`.
     """
 
+    tells = not getattr(handler, "releases", False)
+
     @wraps(handler)
     def call(*args: Any) -> Any:
         try:
-            return handler(*args)
+            result = handler(*args)
+            if pending and tells:
+                api.raise_deferred(calls.PACKAGE)
+            return result
         except CudaError as reason:
-            late = library_failure(reason)
-            if late is not None:
-                raise late from None
             # The status is all that CUDA would have told; natively there is no cause to show.
             raise error(status_of(reason)) from reason.__cause__
         except LibraryCallError as reason:
@@ -56,16 +62,6 @@ def translated(
             raise error(status_of(reason)) from reason
 
     return call
-
-
-def library_failure(reason: BaseException) -> Exception | None:
-    """Return the library's own error if that is what `reason` comes from: a library call without reply that failed
-    shows at the next call that waits, whichever that is.
-    """
-    found: BaseException | None = reason
-    while found is not None and not isinstance(found, LibraryCallError):
-        found = found.__cause__
-    return None if found is None else calls.failure(found)
 
 
 def releasing(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,6 +81,7 @@ def releasing(handler: Callable[..., Any]) -> Callable[..., Any]:
                 return None
             raise
 
+    call.releases = True  # type: ignore[attr-defined]
     return call
 
 

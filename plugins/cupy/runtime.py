@@ -14,7 +14,7 @@ from migproxy_plugins.cuda import runtime_api as rt
 from migproxy_plugins.cuda.runtime import arrays
 from migproxy_plugins.cuda.runtime.calls import context_call
 from migproxy_plugins.cupy import forking, objects_unsafe, patching
-from migproxy_plugins.cupy.errors import library_failure, refuse, releasing, runtime_status, translated
+from migproxy_plugins.cupy.errors import refuse, releasing, runtime_status, translated
 
 from migproxy.errors import CudaError
 from migproxy.interpose import capsules
@@ -83,9 +83,6 @@ def _status(function: Callable[..., None]) -> Callable[..., int]:
         try:
             function(handle)
         except CudaError as reason:
-            late = library_failure(reason)
-            if late is not None:
-                raise late from None
             return runtime_status(reason)
         return 0
 

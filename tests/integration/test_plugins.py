@@ -121,18 +121,55 @@ def test_the_tutorials_code_runs(environment: Environment, tmp_path: Path) -> No
         library.unlink()
 
 
-@pytest.mark.timeout(120)
-def test_executors_find_what_the_function_finds_by_its_pythonpath(tmp_path: Path) -> None:
-    """As in a container with ``pip install --target``: the library and its plugin are nowhere else."""
+def unpack_vecmath(folder: Path) -> None:
+    """Put the tutorial's library and its plugin into a folder, as ``pip install --target`` does."""
     for path, text in new.package_files("vecmath").items():
-        file = tmp_path / "installed" / path
+        file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    info = tmp_path / "installed" / "migproxy_vecmath-1.dist-info"
+    info = folder / "migproxy_vecmath-1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: migproxy-vecmath\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[migproxy.plugins]\nvecmath = migproxy_vecmath\n")
-    (tmp_path / "installed" / "vecmath.py").write_text(blocks("python")["vecmath.py"])
+    (folder / "vecmath.py").write_text(blocks("python")["vecmath.py"])
+
+
+LATE = """
+import vecmath
+from cuda.bindings import driver, runtime
+from migproxy.session import api
+from numba import cuda
+
+x, context = api.mem_alloc(64), vecmath.create()
+vecmath.scale(0x1234, 3, 10.0, x)
+print(*(status.name for (status,) in (runtime.cudaDeviceSynchronize(), driver.cuCtxSynchronize())))
+cuda.synchronize()
+try:
+    vecmath.scale(context, 3, 10.0, x)
+except vecmath.VecmathError as error:
+    print(error.status, error)
+vecmath.scale(0x4321, 3, 10.0, x)
+print(runtime.cudaDeviceSynchronize()[0].name)
+"""
+
+
+@pytest.mark.timeout(120)
+def test_a_librarys_late_error_is_its_own_next_calls_not_cudas(tmp_path: Path) -> None:
+    """CUDA reports no library's status; what no later call told is said in the end."""
+    unpack_vecmath(tmp_path / "installed")
+    (tmp_path / "late.py").write_text(LATE)
+    command = [sys.executable, "-m", "migproxy", "run", "--private", "--device", "software", "late.py"]
+    ran = run_command(command, timeout=100, cwd=tmp_path, env={"PYTHONPATH": f"{ROOT}:installed"})
+    assert ran.returncode == 0, ran.said
+    told = "vecmath.scale, called before: 0x1234 is no handle of context"
+    assert ran.stdout == f"cudaSuccess CUDA_SUCCESS\n1 {told}\ncudaSuccess\n", ran.said
+    assert ran.stderr == "migproxy: vecmath.scale failed after it had returned: 0x4321 is no handle of context\n"
+
+
+@pytest.mark.timeout(120)
+def test_executors_find_what_the_function_finds_by_its_pythonpath(tmp_path: Path) -> None:
+    """As in a container with ``pip install --target``: the library and its plugin are nowhere else."""
+    unpack_vecmath(tmp_path / "installed")
     (tmp_path / "program.py").write_text(blocks("python")["program.py"])
     command = [sys.executable, "-m", "migproxy", "run", "--private", "--device", "software", "program.py"]
     # A relative entry is the starter's: an executor has another working directory.
@@ -156,7 +193,7 @@ def one_more_function(environment: Environment, folder: Path) -> None:
         "except vecmath.VecmathError as error:\n    print(error.status, error)\n"
     )
     ran = environment.run("-m", "migproxy", "run", "--device", "software", str(script))
-    assert "801" in ran.stdout, ran.said
+    assert ran.stdout.startswith("801 "), ran.said
     assert "vecmath.asum is not in the software library" in ran.stdout, ran.said
     checked = environment.run("-m", "migproxy", "plugin", "check", "vecmath", "--device", "software")
     assert checked.returncode == 1

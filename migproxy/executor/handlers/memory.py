@@ -88,10 +88,15 @@ def context_set_limit(state: SessionState, command: Command) -> Result:
 
 @handles(Op.CLOSE)
 def close(state: SessionState, command: Command) -> Result:
-    """Reply once what was submitted is done, so that device output is complete when the function exits."""
-    number = command.number
+    """Reply once what was submitted is done, so that device output is complete when the function exits.
+
+    The reply names the library's function whose late error nobody has asked for: nobody can fetch more from now on.
+    """
+    number, late = command.number, state.late_error
     state.closing = True
     if state.sticky:
         return None
-    state.completions.after_stream(0, lambda status: state.reply(number, status))
+    failed = f"{late.get('library', '')}.{late.get('function', '')}" if late else ""
+    data = failed.encode()[: layout.REPLY_INLINE]
+    state.completions.after_stream(0, lambda status: state.reply(number, status, b"" if status else data))
     return PENDING

@@ -45,7 +45,7 @@ def library_call(
     lease : bool
         False: the function does not use the multiprocessors, as its plugin's table says too.
     wait : bool
-        False: nothing is returned and an error surfaces at the next call that waits.
+        False: nothing is returned, and an error is told later: see `migproxy.session.late`.
 
     Raises
     ------
@@ -72,9 +72,16 @@ def post_library_call(payload: bytes, *, stream: int = 0) -> None:
     current().post(Op.LIBRARY_CALL, payload, stream=resolve(stream))
 
 
-def raise_deferred() -> None:
-    """Raise the error of an earlier command without reply, if the executor has reported one; looks, never waits."""
-    current().raise_deferred()
+def raise_deferred(package: str = "") -> None:
+    """Raise the error of an earlier command without reply, if the executor has reported one; looks, does not wait for
+    any.
+
+    Parameters
+    ----------
+    package : str, optional
+        Raise late errors of libraries whose names begin so, too: see `migproxy.session.late`.
+    """
+    current().raise_deferred(package)
 
 
 def statistics() -> dict[str, int]:

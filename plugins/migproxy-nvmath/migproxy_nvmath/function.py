@@ -18,18 +18,19 @@ def install(module: ModuleType) -> None:
     if short == "cusolverDn":
         import nvmath.bindings.cusolver as errors  # type: ignore[no-redef]
     error = vars(errors)[table.error]
-
-    statuses = vars(errors).get("Status", vars(errors).get("Result"))
+    if short == "cublasLt":  # its statuses are cuBLAS's
+        import nvmath.bindings.cublas as errors  # type: ignore[no-redef]
+    statuses = vars(errors).get("Status") or vars(errors)["Result"]
+    known = {int(each) for each in statuses}
 
     def make(status: int | None, message: str) -> Exception:
         if status is None:
             return RuntimeError(message)
         # Its own constructor would ask the library, which a function does not have, for the text.
         made: Any = error.__new__(error)
-        known = status in {int(each) for each in statuses}
-        made.args = (f"{statuses(status).name} ({status})" if known else f"status {status}",)
+        text = f"{statuses(status).name} ({status})" if status in known else f"status {status}"
+        made.args = (f"{text}: {message}" if message else text,)
         made.status = status
-        made.add_note(message)
         return made  # type: ignore[no-any-return]
 
     remote = RemoteLibrary(table, error=make)

@@ -64,7 +64,7 @@ class Loopback:
 
         return SimpleNamespace(
             library_call=self.library_call,
-            raise_deferred=lambda: None,
+            raise_deferred=lambda package="": None,
             encode_library_call=encode,
             post_library_call=post,
         )

@@ -116,8 +116,15 @@ class Wire:
         self.server = TableServer(self.table, library=lambda: self.blas, by_hand=by_hand)
         self.half = half(self.server)
         self.waited: list[tuple[str, bool, bool]] = []
-        monkeypatch.setattr(session_library, "api", SimpleNamespace(library_call=self.library_call))
+        self.late: list[Exception] = []
+        front = SimpleNamespace(library_call=self.library_call, raise_deferred=self.raise_deferred)
+        monkeypatch.setattr(session_library, "api", front)
         self.remote = RemoteLibrary(self.table, error=BlasError)
+
+    def raise_deferred(self, package: str) -> None:
+        assert package == "blas"
+        if self.late:
+            raise self.late.pop()
 
     def library_call(self, name: str, function: str, arguments: Any, *, stream: int, wait: bool, lease: bool) -> Any:
         self.waited.append((function, wait, lease))
@@ -195,6 +202,29 @@ def test_errors_are_the_librarys(wire: Wire) -> None:
     assert caught.value.status == 801
     with pytest.raises(OverflowError, match="does not fit int32"):
         module.axpy(module.create(), 1 << 40, np.float32(1), MEMORY.start)
+
+
+def test_an_earlier_calls_error_is_told_by_the_next_and_says_whose_it_is(wire: Wire) -> None:
+    module = wire.remote.module("blas")
+    facts = {"library": "blas", "function": "axpy", "type": "BlasError", "status": 13, "message": "says no"}
+    wire.late.append(LibraryCallError(facts))
+    with pytest.raises(BlasError, match=r"^blas\.axpy, called before: says no$") as caught:
+        module.version()
+    assert caught.value.status == 13
+    assert not wire.waited
+    wire.late.append(LibraryCallError({**facts, "library": "blas.sparse"}))
+    with pytest.raises(BlasError, match=r"^blas.sparse.axpy, called before") as caught:
+        module.version()
+    assert caught.value.status is None
+    assert module.version() == 12
+
+
+def test_what_cannot_be_imported_is_refused_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    by_hand = {"sum": lambda context, x: 0.0}
+    server = TableServer(make_table(), library="no_such_library_here", by_hand=by_hand)
+    with pytest.raises(Refused, match="blas cannot be loaded in the executor: ModuleNotFoundError: No module named"):
+        server.serve(Context(), "version", [])
+    assert "cannot be loaded in the executor" in caplog.text
 
 
 @pytest.mark.parametrize(
