@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from importlib import metadata
 
+from migproxy import distributions
 from migproxy.abi.support import SUPPORTED, Supported
 from migproxy.errors import UnsupportedVersion
 
@@ -37,11 +37,9 @@ def check_installed() -> None:
         The message names the version and the range.
     """
     for supported in SUPPORTED:
-        try:
-            version = metadata.version(supported.distribution)
-        except metadata.PackageNotFoundError:
-            continue
-        check_version(supported.distribution, version)
+        version = distributions.version(supported.distribution)
+        if version:
+            check_version(supported.distribution, version)
 
 
 def check_version(distribution: str, version: str) -> None:

@@ -14,10 +14,8 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
-#: Version of the plugin interface; a plugin made for another one is refused by name with both versions.
-#: 1: declarations. 2: tables of operations, names of libraries, what the conformance kit needs.
-INTERFACE_VERSION = 2
-ENTRY_POINT_GROUP = "migproxy.plugins"
+from migproxy.abi.interface import ENTRY_POINT_GROUP as ENTRY_POINT_GROUP
+from migproxy.abi.interface import INTERFACE_VERSION as INTERFACE_VERSION
 
 Values = Mapping[str, Any]
 #: Bytes of a piece of memory: a number, an expression over the names of integer arguments (``"4 * n"``), or a

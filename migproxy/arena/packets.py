@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -28,13 +29,19 @@ MAX_DESCRIPTORS = 64
 _UNDECODABLE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
 
 _encoder = msgspec.msgpack.Encoder()
-_decoders: dict[str, msgspec.msgpack.Decoder[Any]] = {
-    "broker": msgspec.msgpack.Decoder(control.ToBroker),
-    "function": msgspec.msgpack.Decoder(control.FromBroker),
-    "executor": msgspec.msgpack.Decoder(control.ToExecutor),
-    "supervisor": msgspec.msgpack.Decoder(control.FromExecutor),
-    "client": msgspec.msgpack.Decoder(control.Answer),
+_ROLES: dict[str, Any] = {
+    "broker": control.ToBroker,
+    "function": control.FromBroker,
+    "executor": control.ToExecutor,
+    "supervisor": control.FromExecutor,
+    "client": control.Answer,
 }
+
+
+@cache
+def _decoder(role: str) -> msgspec.msgpack.Decoder[Any]:
+    """Making one takes half a millisecond, and most processes have one role."""
+    return msgspec.msgpack.Decoder(_ROLES[role])
 
 
 def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
@@ -102,7 +109,7 @@ def decode(data: bytes, role: str) -> Message:
     """Decode a packet that came to `role`: ``"broker"``, ``"function"``, ``"executor"``, ``"supervisor"`` or
     ``"client"``."""
     try:
-        message: Message = _decoders[role].decode(data)
+        message: Message = _decoder(role).decode(data)
     except _UNDECODABLE as error:
         raise ProtocolError(f"malformed control message: {error}") from error
     return message

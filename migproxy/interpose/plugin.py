@@ -14,32 +14,33 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from migproxy.abi.tables import (
-    ENTRY_POINT_GROUP,
-    INTERFACE_VERSION,
-    Argument,
-    Kind,
-    Operation,
-    Table,
-    array,
-    complex_number,
-    device,
-    ended,
-    handle,
-    integer,
-    number,
-    read,
-    scratch,
-    stream,
-    struct,
-    table,
-    text,
-    updated,
-    value,
-    written,
-)
+from migproxy.abi.interface import ENTRY_POINT_GROUP, INTERFACE_VERSION
+
+if TYPE_CHECKING:
+    from migproxy.abi.tables import (
+        Argument,
+        Kind,
+        Operation,
+        Table,
+        array,
+        complex_number,
+        device,
+        ended,
+        handle,
+        integer,
+        number,
+        read,
+        scratch,
+        stream,
+        struct,
+        table,
+        text,
+        updated,
+        value,
+        written,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,15 @@ class Plugin:
     libraries: tuple[str, ...] = ()
     tables: str = ""
     check: str = ""
+
+
+def __getattr__(name: str) -> Any:
+    """Words of tables, imported when a plugin's tables are: a declaration needs none of them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from migproxy.abi import tables
+
+    return getattr(tables, name)
 
 
 def load_tables(plugin: Plugin) -> tuple[Table, ...]:

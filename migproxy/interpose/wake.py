@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any
 
 from migproxy import ending
+from migproxy.distributions import Entry, entry_points
 from migproxy.errors import MigproxyError, PluginError
 from migproxy.interpose import hook
 from migproxy.interpose.plugin import ENTRY_POINT_GROUP, INTERFACE_VERSION, Plugin
@@ -83,9 +83,9 @@ def _keep_quiet() -> None:
     quiet.propagate = False
 
 
-def installed() -> dict[str, EntryPoint]:
+def installed() -> dict[str, Entry]:
     """Return the entry points of the installed plugins by name, in the order of their names; nothing is imported."""
-    found: dict[str, EntryPoint] = {}
+    found: dict[str, Entry] = {}
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         found.setdefault(entry.name, entry)
     return {name: found[name] for name in sorted(found)}
@@ -114,7 +114,7 @@ def load_plugins() -> list[Plugin]:
     return [load_plugin(entry) for entry in installed().values()]
 
 
-def load_plugin(entry: EntryPoint) -> Plugin:
+def load_plugin(entry: Entry) -> Plugin:
     """Load one plugin's declaration and check its interface version.
 
     Raises

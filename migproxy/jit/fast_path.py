@@ -8,6 +8,7 @@ current one, and ``interpose.capsules.accelerate`` puts the machine code of `ent
 
 from __future__ import annotations
 
+import array
 import ctypes
 import itertools
 import os
@@ -67,6 +68,13 @@ def ticks_per_microsecond() -> float:
     return (read() - ticks) / (time.perf_counter_ns() - start) * 1000
 
 
+def _counted(count: int) -> array.array[int]:
+    """Return `count` 32-bit words: 1, 2, … and a 0."""
+    words = array.array("I", range(1, count + 1))
+    words[-1] = 0
+    return words
+
+
 class FastProducer(ring.Producer):
     """The function's end of the ring in machine code; safe for threads with and without the GIL.
 
@@ -89,7 +97,7 @@ class FastProducer(ring.Producer):
             (ctypes.c_uint64 * (3 * layout.SLOT_COUNT))(),
             (ctypes.c_uint8 * submit.TABLE_SIZE)(),
             (ctypes.c_uint8 * submit.TABLE_SIZE)(),
-            (ctypes.c_uint32 * submit.TABLE_SIZE)(*range(1, submit.TABLE_SIZE)),
+            (ctypes.c_uint32 * submit.TABLE_SIZE).from_buffer(_counted(submit.TABLE_SIZE)),
         ]
         self._block = (ctypes.c_uint64 * (submit.STATE_SIZE // 8))()
         self.block = ctypes.addressof(self._block)

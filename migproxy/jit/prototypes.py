@@ -208,6 +208,14 @@ _CALLBACK = re.compile(r"(?:CU|cuda)\w*Callback(?:_t)?")
 
 
 def _parameter(text: str, whole: str) -> Parameter:
+    found = _known_parameter(text)
+    if found is None:
+        raise UnsupportedPrototype(f"type {text!r} in {whole!r} is not known")
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _known_parameter(text: str) -> Parameter | None:
     """Return the parameter that `text` declares (its type, perhaps with a name)."""
     if _OPTIONAL.match(text):
         return Parameter(Kind.OPTIONAL, text)
@@ -224,7 +232,7 @@ def _parameter(text: str, whole: str) -> Parameter:
             return Parameter(Kind.BYTES, text, _STRUCTS[candidate])
         if _CALLBACK.fullmatch(candidate):
             return Parameter(Kind.U64, text)
-    raise UnsupportedPrototype(f"type {text!r} in {whole!r} is not known")
+    return None
 
 
 #: Offsets in the saved frame: six integer registers, eight vector registers, saved rbp and return address, then the

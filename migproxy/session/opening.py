@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from importlib.metadata import PackageNotFoundError, version
 
+from migproxy import distributions
 from migproxy.abi.control import Windows
 from migproxy.abi.protocol import ARENA_WINDOW, WINDOW_ALIGN
 from migproxy.arena import segment
@@ -19,13 +19,8 @@ LIBRARIES = ("cupy-cuda12x", "cupy-cuda13x", "cuda-bindings", "cuda-core", "numb
 
 def installed_libraries() -> dict[str, str]:
     """Return the versions of the GPU libraries in this environment, by distribution name."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    found = {name: distributions.version(name) for name in LIBRARIES}
+    return {name: version for name, version in found.items() if version}
 
 
 def reserve_windows() -> Windows:

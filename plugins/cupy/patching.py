@@ -18,8 +18,7 @@ Handler = Callable[..., Any]
 def attribute(module: ModuleType, name: str, handler: Handler) -> Callable[..., Any]:
     """Return the Python-level replacement of a module's function: same arguments, same docstring."""
     doc = getattr(vars(module)[name], "__doc__", None) or f"{name}(*args)"
-    signature = signatures.parse(doc.strip().split("\n")[0])
-    return signatures.python_function(signature, handler, vars(module), doc=doc, module=module.__name__)
+    return signatures.function_of_line(doc.strip().split("\n")[0], handler, vars(module), doc=doc, name=name)
 
 
 def patch_some(module: ModuleType, handlers: Mapping[str, Handler]) -> None:

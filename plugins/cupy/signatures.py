@@ -8,11 +8,13 @@ each argument as the C type asks, and hands plain values to a handler.
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import index
+from types import FunctionType
 from typing import Any
 
 #: C integer types: bits, signed.
@@ -211,6 +213,45 @@ def python_function(
         guard = "    if _finalizing(): return None\n"
     source = f"def {signature.name}({heads}):\n{guard}    return _handler({', '.join(values)})\n"
     return compiled(signature, source, scope, doc=doc, module=module)
+
+
+def function_of_line(
+    line: str, handler: Callable[..., Any], namespace: Mapping[str, Any], *, doc: str, name: str
+) -> Callable[..., Any]:
+    """Make the Python-level function of a docstring signature, as `python_function` does, when it is first needed.
+
+    A module has a hundred functions, and a script calls five. Until its first call the function is a shell that takes
+    anything; then it gets the code, and the defaults, that `python_function` makes.
+
+    Parameters
+    ----------
+    line : str
+        The signature.
+    handler, namespace, doc
+        As for `python_function`.
+    name : str
+        The function's name; its module is the namespace's.
+    """
+    module = str(namespace["__name__"])
+
+    def fill() -> Callable[..., Any]:
+        made = python_function(parse(line), handler, namespace, doc=doc, module=module)
+        scope.update(made.__globals__)
+        function.__defaults__, function.__kwdefaults__ = made.__defaults__, made.__kwdefaults__
+        function.__code__ = made.__code__
+        return function
+
+    scope: dict[str, Any] = {"_fill": fill, "__builtins__": builtins}
+    function = FunctionType(_SHELL, scope, name)
+    function.__doc__, function.__module__, function.__qualname__ = doc, module, name
+    return function
+
+
+def _shell(*args: Any, **kwargs: Any) -> Any:
+    return _fill()(*args, **kwargs)  # type: ignore[name-defined] # noqa: F821 (in the globals of each function)
+
+
+_SHELL = _shell.__code__
 
 
 def parameters(signature: Signature, namespace: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

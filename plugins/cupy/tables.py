@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
+from migproxy import distributions
 from migproxy.errors import UnsupportedVersion
 
+_DATA = os.path.join(os.path.dirname(__file__), "data")
 #: Module → the short name under which roles and messages know it.
 SHORT_NAMES = {
     "cupy_backends.cuda.libs.cublas": "cublas",
@@ -32,21 +34,16 @@ SHORT_NAMES = {
 @cache
 def installed_version() -> str:
     """Return the version of CuPy in this process, without importing the package."""
-    from importlib.metadata import PackageNotFoundError, version
-
     for distribution in ("cupy-cuda12x", "cupy-cuda13x", "cupy"):
-        try:
-            return version(distribution)
-        except PackageNotFoundError:
-            continue
+        if version := distributions.version(distribution):
+            return version
     raise UnsupportedVersion("CuPy is not installed as cupy-cuda12x or cupy-cuda13x")
 
 
 @cache
 def recorded_versions() -> tuple[str, ...]:
     """Return the CuPy versions that have tables, oldest first."""
-    folder = files("migproxy_plugins.cupy").joinpath("data")
-    found = [entry.name for entry in folder.iterdir() if entry.name[:1].isdigit()]
+    found = [name for name in os.listdir(_DATA) if name[:1].isdigit()]
     return tuple(sorted(found, key=_key))
 
 
@@ -84,13 +81,13 @@ def ever(module: str, function: str) -> bool:
 def recorded(module: str, version: str | None = None) -> bool:
     """Whether this CuPy has the module as compiled code."""
     chosen = table_version(version or installed_version())
-    return files("migproxy_plugins.cupy").joinpath("data", chosen, f"{module}.json").is_file()
+    return os.path.isfile(os.path.join(_DATA, chosen, f"{module}.json"))
 
 
 @cache
 def table(module: str, version: str | None = None) -> dict[str, Any]:
     """Return what is recorded of a module of this process's CuPy (or of another recorded version)."""
     chosen = table_version(version or installed_version())
-    path = files("migproxy_plugins.cupy").joinpath("data", chosen, f"{module}.json")
-    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    with open(os.path.join(_DATA, chosen, f"{module}.json"), encoding="utf-8") as file:
+        loaded: dict[str, Any] = json.load(file)
     return loaded

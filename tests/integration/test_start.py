@@ -24,7 +24,7 @@ def broker() -> str:
     ("script", "absent"),
     [
         # What no script asked for.
-        ("", {"numpy", "cupy", "numba", "llvmlite", "argparse", "subprocess", "typer"}),
+        ("", {"numpy", "cupy", "numba", "llvmlite", "argparse", "subprocess", "typer", "email", "importlib.metadata"}),
         (FIRST_RESULT, {"llvmlite", "numba", "argparse", "typer", "scipy"}),
     ],
 )

@@ -15,13 +15,25 @@ ALLOWED: dict[str, set[str]] = {
     "ending": set(),
     "python_path": set(),
     "abi": {"errors"},
-    "versions": {"abi", "errors"},
+    "distributions": set(),
+    "versions": {"abi", "distributions", "errors"},
     # shared memory and machine code
     "arena": {"abi", "errors"},
     "jit": {"abi", "errors", "arena", "ending"},
     # the function's side
-    "interpose": {"abi", "errors", "arena", "jit", "versions", "ending"},
-    "session": {"abi", "errors", "sizes", "versions", "python_path", "ending", "arena", "jit", "softgpu.container"},
+    "interpose": {"abi", "errors", "arena", "jit", "versions", "distributions", "ending"},
+    "session": {
+        "abi",
+        "errors",
+        "sizes",
+        "versions",
+        "distributions",
+        "python_path",
+        "ending",
+        "arena",
+        "jit",
+        "softgpu.container",
+    },
     "host_memory": {"errors", "session"},
     "startup": {"errors", "interpose", "cli.early"},
     # the devices
@@ -55,8 +67,30 @@ ALLOWED: dict[str, set[str]] = {
 #: Modules of the software GPU that hold facts only: its image format, CUDA's table of errors.
 FACTS = {"softgpu.container", "softgpu.errors_table"}
 #: The function's half of a plugin may import these; its executor half the others.
-PLUGIN_FUNCTION = {"abi", "errors", "sizes", "versions", "arena", "jit", "interpose", "session", "host_memory", *FACTS}
-PLUGIN_EXECUTOR = {"abi", "errors", "sizes", "versions", "arena", "executor", "softgpu", "interpose.plugin"}
+PLUGIN_FUNCTION = {
+    "abi",
+    "errors",
+    "sizes",
+    "versions",
+    "distributions",
+    "arena",
+    "jit",
+    "interpose",
+    "session",
+    "host_memory",
+    *FACTS,
+}
+PLUGIN_EXECUTOR = {
+    "abi",
+    "errors",
+    "sizes",
+    "versions",
+    "distributions",
+    "arena",
+    "executor",
+    "softgpu",
+    "interpose.plugin",
+}
 #: Files of plugins that run in the executor; the others run in the function.
 EXECUTOR_HALVES = ("executor.py", "serving.py", "native_unsafe.py")
 #: Files of plugins that only the conformance kit imports: they look at both halves.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from migproxy_plugins.cuda import driver_graphs
 from migproxy_plugins.cuda import status as st
 from migproxy_plugins.cuda.memory_unsafe import Cell
 from migproxy_plugins.cuda.runtime.calls import context_call
@@ -123,6 +122,8 @@ def event_elapsed_time(start: int, end: int) -> float:
 @context_call
 def graph_instantiate(graph: int) -> int:
     """``cudaGraphInstantiate``."""
+    from migproxy_plugins.cuda import driver_graphs
+
     out = Cell()
     driver_graphs.cuGraphInstantiate(out.address, graph, 0)
     return out.value
@@ -131,6 +132,8 @@ def graph_instantiate(graph: int) -> int:
 @context_call
 def graph_launch(graph_exec: int, stream: int) -> None:
     """``cudaGraphLaunch``."""
+    from migproxy_plugins.cuda import driver_graphs
+
     driver_graphs.cuGraphLaunch(graph_exec, stream)
 
 
@@ -142,12 +145,16 @@ def graph_upload(graph_exec: int, stream: int) -> None:
 @context_call
 def graph_destroy(graph: int) -> None:
     """``cudaGraphDestroy``."""
+    from migproxy_plugins.cuda import driver_graphs
+
     driver_graphs.cuGraphDestroy(graph)
 
 
 @context_call
 def graph_exec_destroy(graph_exec: int) -> None:
     """``cudaGraphExecDestroy``."""
+    from migproxy_plugins.cuda import driver_graphs
+
     driver_graphs.cuGraphExecDestroy(graph_exec)
 
 

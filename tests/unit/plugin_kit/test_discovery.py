@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import types
-from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
 
 from migproxy.abi.tables import INTERFACE_VERSION
+from migproxy.distributions import Entry
 from migproxy.errors import PluginError
 from migproxy.executor import plugin_host
 from migproxy.executor.dispatch import Refused
@@ -27,7 +27,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
         for name, module in modules.items():
             if module is not None:
                 monkeypatch.setitem(sys.modules, f"plugin_{name}", module)
-            entries.append(EntryPoint(name, f"plugin_{name}", wake.ENTRY_POINT_GROUP))
+            entries.append(Entry(name, f"plugin_{name}"))
         monkeypatch.setattr(wake, "entry_points", lambda group: entries)
         monkeypatch.setattr(plugin_host, "entry_points", lambda group: entries)
 
