@@ -38,9 +38,7 @@ MODULES = (
     "cupy.cuda.thrust",
     "cupy.random._generator_api",
     "cupyx._cusolver",
-    "cupyx._cutensor",
     "cupyx.cusolver",
-    "cupyx.cutensor",
 )
 #: Modules that no stand-in replaces.
 STAY_REAL = ("cupy_backends.cuda.api.runtime", "cupy_backends.cuda.api.driver", "cupy_backends.cuda.libs.nvrtc")

@@ -74,6 +74,12 @@ def _cufft(name: str) -> ModuleType:
     return cufft.make(name)
 
 
+def _cutensor(name: str) -> ModuleType:
+    from migproxy_plugins.cupy.libraries import cutensor
+
+    return cutensor.make(name)
+
+
 def _generator_api(name: str) -> ModuleType:
     from migproxy_plugins.cupy.libraries import generator_api
 
@@ -102,16 +108,14 @@ def _replacements() -> dict[str, Callable[[str], ModuleType]]:
         "cupy_backends.cuda.libs.cusolver": _by_value,
         "cupy_backends.cuda.libs.cusparse": _by_value,
         "cupy_backends.cuda.libs.curand": _by_value,
-        "cupy_backends.cuda.libs.cutensor": _unavailable,
+        "cupy_backends.cuda.libs.cutensor": _cutensor,
         "cupy_backends.cuda.libs.nccl": _unavailable,
         "cupy.cuda.cufft": _cufft,
         "cupy.cuda.cub": _cub,
         "cupy.cuda.thrust": _thrust,
         "cupy.random._generator_api": _generator_api,
         "cupyx._cusolver": _cusolver_routines,
-        "cupyx._cutensor": _unavailable,
         "cupyx.cusolver": _cusolver_routines,
-        "cupyx.cutensor": _unavailable,
     }
     try:
         return {name: factory for name, factory in factories.items() if tables.recorded(name)}

@@ -26,8 +26,9 @@ from migproxy.executor.dispatch import LibraryError
 from migproxy.executor.repeat_tables_unsafe import NativeCall, Repeat
 from migproxy.executor.table_server import guard_views
 
-# It registers the functions it serves, as `serving_fft` does.
-importlib.import_module("migproxy_plugins.cupy.serving_random")
+# Each registers the functions it serves, as `serving_fft` does.
+for _family in ("serving_cutensor", "serving_random"):
+    importlib.import_module(f"migproxy_plugins.cupy.{_family}")
 
 #: "Not initialised", or "invalid plan", in each library's own numbering.
 BAD_HANDLE = {"cublas": 1, "cusolver": 1, "cusparse": 1, "curand": 101, "cufft": 1, "cutensor": 1}
@@ -114,6 +115,10 @@ class Server(Serving):
                 found = importlib.import_module(name)
             self._modules[name] = found
         return found
+
+    def lend(self, *buffers: Any) -> None:
+        """Say which of the executor's own buffers this call's library function may read and write."""
+        self._host_memory = list(buffers)
 
     def function(self, library: str, name: str) -> _Function:
         """Return a function of the tables.

@@ -16,9 +16,19 @@ from migproxy.abi.tables import Argument, Kind, Operation, Table
 #: Modules whose functions all go by value, by the roles of their arguments.
 BY_VALUE = ("cublas", "cusolver", "cusparse", "curand")
 #: Modules over libraries that are not carried at all.
-UNAVAILABLE = ("cutensor", "nccl", "cupyx_cutensor")
+UNAVAILABLE = ("nccl",)
 #: Functions of the stand-ins written by hand that are refused.
 REFUSED = {
+    **{
+        ("cutensor", name): "a session has one device"
+        for name in (
+            *("_contractMg", "_copyMg", "createMg", "createMgContractionDescriptor", "createMgContractionFind"),
+            *("createMgContractionPlan", "createMgCopyDescriptor", "createMgCopyPlan", "createMgTensorDescriptor"),
+            *("destroyMg", "destroyMgContractionDescriptor", "destroyMgContractionFind", "destroyMgContractionPlan"),
+            *("destroyMgCopyDescriptor", "destroyMgCopyPlan", "destroyMgTensorDescriptor"),
+            *("getMgContractionWorkspace", "getMgCopyWorkspace"),
+        )
+    },
     ("cufft", "multi_gpu_execC2C"): "a session has one device",
     ("cufft", "multi_gpu_execZ2Z"): "a session has one device",
     ("cufft", "setCallback"): "CuPy's cuFFT is linked dynamically: legacy callbacks want a cuFFT of the function's own",
@@ -32,6 +42,16 @@ _EXECUTED = ("plan", "source", "target")
 _DIRECTED = (*_EXECUTED, "direction")
 _PLAN_ND = ("shape", "inembed", "istride", "idist", "onembed", "ostride", "odist", "fft_type", "batch")
 _XT_PLAN_ND = ("shape", "inembed", "istride", "idist", "idtype", "onembed", "ostride", "odist", "odtype", "batch")
+
+
+def _operation_arguments(operands: str, *others: str) -> tuple[str, ...]:
+    """Return the arguments of a cuTENSOR operation on tensors of these letters; results have no operator."""
+    made = ["handle"]
+    for letter in operands:
+        made += [f"desc{letter}", f"mode{letter}", *([f"op{letter}"] if letter != operands[-1] else [])]
+    return (*made, *others)
+
+
 SERVED_BY_HAND: dict[str, dict[str, tuple[tuple[str, ...], bool]]] = {
     "cufft": {
         "create": (("plan",), False),
@@ -49,6 +69,31 @@ SERVED_BY_HAND: dict[str, dict[str, tuple[tuple[str, ...], bool]]] = {
         "execR2C": (_EXECUTED, True),
         "execD2Z": (_EXECUTED, True),
         "XtExec": (_DIRECTED, True),
+    },
+    "cutensor": {
+        "create": (("made",), False),
+        "createTensorDescriptor": (("made", "handle", "extents", "strides", "type", "alignment"), False),
+        "createContraction": (("made", *_operation_arguments("ABCD", "descCompute")), False),
+        "createElementwiseBinary": (("made", *_operation_arguments("ACD", "opAC", "descCompute")), False),
+        "createElementwiseTrinary": (("made", *_operation_arguments("ABCD", "opAB", "opABC", "descCompute")), False),
+        "createPermutation": (("made", *_operation_arguments("AB", "descCompute")), False),
+        "createReduction": (("made", *_operation_arguments("ACD", "opReduce", "descCompute")), False),
+        "createPlanPreference": (("made", "handle", "algorithm", "jit"), False),
+        "createPlan": (("made", "handle", "operation", "preference", "limit"), False),
+        "estimateWorkspaceSize": (("handle", "operation", "preference", "wanted"), False),
+        "planGetAttribute": (("handle", "plan", "attribute", "size"), False),
+        "get_version": ((), False),
+        "get_cudart_version": ((), False),
+        "destroy": (("handle",), False),
+        "destroyOperationDescriptor": (("operation",), False),
+        "destroyPlan": (("plan",), False),
+        "destroyPlanPreference": (("preference",), False),
+        "destroyTensorDescriptor": (("tensor",), False),
+        "contract": (("handle", "plan", "alpha", "A", "B", "beta", "C", "D", "workspace", "size"), True),
+        "elementwiseBinaryExecute": (("handle", "plan", "alpha", "A", "gamma", "C", "D"), True),
+        "elementwiseTrinaryExecute": (("handle", "plan", "alpha", "A", "beta", "B", "gamma", "C", "D"), True),
+        "permute": (("handle", "plan", "alpha", "A", "B"), True),
+        "reduce": (("handle", "plan", "alpha", "A", "beta", "C", "D", "workspace", "size"), True),
     },
     "cub": {
         "device_reduce": (("x", "op", "reduced", "kept", "out", "keepdims"), True),

@@ -1,7 +1,7 @@
 """``import cupy`` looks for cuTENSOR and loads it, with cuBLASLt under it: hundreds of megabytes that no function uses.
 
-Both libraries that CuPy loads so are refused by name in a function (see `standin.unavailable`), so their search ends as
-it does where they are not installed.
+cuTENSOR is called in the executor, and NCCL is refused by name in a function (see `standin.unavailable`), so their
+search ends here as it does where they are not installed.
 """
 
 from __future__ import annotations

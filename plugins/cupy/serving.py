@@ -41,6 +41,10 @@ class Serving:
             raise UnknownObject(f"no object {number:#x}")
         return found[1]
 
+    def lend(self, *buffers: Any) -> None:
+        """Say which of the executor's own buffers this call's library function may read and write."""
+        raise NotImplementedError
+
     @staticmethod
     def integer(value: Any) -> int:
         """Return an argument that must be an integer."""

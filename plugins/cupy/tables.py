@@ -24,10 +24,8 @@ SHORT_NAMES = {
     "cupy.cuda.thrust": "thrust",
     "cupy.random._generator_api": "generator_api",
     "cupyx._cusolver": "cupyx_cusolver",
-    "cupyx._cutensor": "cupyx_cutensor",
     # before CuPy 14.1
     "cupyx.cusolver": "cupyx_cusolver",
-    "cupyx.cutensor": "cupyx_cutensor",
 }
 
 
