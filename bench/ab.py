@@ -22,8 +22,8 @@ import sys
 import sysconfig
 import tempfile
 import venv
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,12 @@ from migproxy.testing.pairs import Comparison, compare_all
 
 SIDES = ("base", "head")
 DIFFERENT = ("slower", "faster")
+
+
+def commit(revision: str) -> str:
+    """Return a revision's full name."""
+    command = ["git", "rev-parse", "--verify", f"{revision}^{{commit}}"]
+    return subprocess.run(command, cwd=HERE.parent, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def prepare(revision: str, folder: Path) -> str:
@@ -152,14 +158,21 @@ def said(folder: Path) -> str:
     return (folder / "run.log").read_text(errors="replace")
 
 
-def judge(sides: Sides, names: Sequence[str], rounds: int, effect: float) -> list[Comparison]:
-    """Measure, and measure again what looks different; returns a row for each benchmark."""
-    rows = compare(sides.measure(names, rounds), effect)
+def judge(measure: Callable[[Sequence[str]], Samples], effect: float) -> list[Comparison]:
+    """Measure, and measure again what looks different; returns a row for each benchmark.
+
+    Parameters
+    ----------
+    measure : callable
+        Returns the figures of both sides for the benchmarks that it is given the names of; for all if there are none.
+    effect : float
+        The smallest relative change that counts.
+    """
+    rows = compare(measure(()), effect)
     suspects = [row.name for row in rows if row.verdict in DIFFERENT]
     if suspects:
         print("again:", ", ".join(suspects), file=sys.stderr, flush=True)
-        again = compare(sides.measure(names, rounds, suspects), effect)
-        rows = confirm(rows, again)
+        rows = confirm(rows, compare(measure(suspects), effect))
     return rows
 
 
@@ -189,6 +202,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--size", choices=("smoke", "full"), default="full")
     parser.add_argument("--rounds", type=int, default=15, help="pairs of processes (default 15)")
     parser.add_argument("--minimum-effect", type=float, default=0.05, help="smallest change that counts (default 0.05)")
+    parser.add_argument("--out", type=Path, help="write all figures and verdicts to this file, as JSON")
     options = parser.parse_args(arguments)
     names = [str(Path(name).resolve()) if name not in NAMES else name for name in options.names]
     with tempfile.TemporaryDirectory(prefix="migproxy-ab-") as scratch:
@@ -199,8 +213,14 @@ def main(arguments: list[str]) -> int:
                 folders[side].mkdir()
                 pythons[side] = prepare(getattr(options, side), folders[side])
             sides = Sides(pythons, folders, options.size)
+            measured: list[Samples] = []
+
+            def measure(only: Sequence[str]) -> Samples:
+                measured.append(sides.measure(names, options.rounds, only))
+                return measured[-1]
+
             try:
-                rows = judge(sides, names, options.rounds, options.minimum_effect)
+                rows = judge(measure, options.minimum_effect)
             finally:
                 sides.close()
         finally:
@@ -208,4 +228,9 @@ def main(arguments: list[str]) -> int:
                 remove = ["git", "worktree", "remove", "--force", str(folders[side] / "tree")]
                 subprocess.run(remove, cwd=HERE.parent, check=False)
     print_rows(rows, sides=SIDES)
+    if options.out is not None:
+        facts: dict[str, Any] = {name: getattr(options, name) for name in ("size", "rounds", "minimum_effect")}
+        facts |= {side: commit(getattr(options, side)) for side in SIDES}
+        record = {**facts, "measured": measured, "rows": [asdict(row) for row in rows]}
+        options.out.write_text(json.dumps(record, indent=1) + "\n")
     return int(any(row.verdict == "slower" for row in rows))

@@ -11,6 +11,9 @@ take turns, program by program: native, proxied, proxied, native. A program's fi
 does not count; its figure is the median of the others, its ratio proxied by native. Where NumPy's own result is not at
 hand, the results of both modes are compared with each other.
 
+``--numpy`` takes no times: it runs each program once as a function and compares its results with those of NumPy's
+version, by the norm of the difference relative to NumPy's.
+
 *Array calls* of an invocation are what its executor counted: launches, library calls, memsets and device copies.
 """
 
@@ -40,6 +43,8 @@ BANDS = ((50, "under 50"), (2_000, "50 to 2,000"), (40_000, "2,000 to 40,000"), 
 CALLS = ("launch", "launch_ex", "graph_launch", "library_call", "memset", "copy_dtod")
 #: Sums of absolute values may differ by so much between modes: the order of atomics and reductions is free.
 AGREE = 1e-3
+#: Relative norm of the difference to NumPy's results. Some programs compute with 32 bits.
+NUMPY_AGREES = 1e-4
 
 
 class Runner:
@@ -147,6 +152,18 @@ def measure(
     return row
 
 
+def compare(runner: Runner, program: dict[str, str], limit: float) -> dict[str, Any]:
+    """Return a program's row for ``--numpy``."""
+    row: dict[str, Any] = {"suite": program["suite"], "name": program["name"], "preset": program["preset"]}
+    answer = runner.ask("load", limit, **program)
+    if "error" not in answer:
+        answer = runner.ask("compare", 3 * limit)
+    runner.ask("end", 30)
+    if "error" in answer:
+        return {**row, "error": answer["error"]}
+    return {**row, "off": answer["off"], "agree": answer["off"] <= NUMPY_AGREES}
+
+
 def agree(first: Sequence[float], second: Sequence[float]) -> bool:
     """Return whether two digests say the same."""
     pairs = list(zip(first, second, strict=False))
@@ -206,6 +223,7 @@ def main() -> int:
     parser.add_argument("--memory", default="", help="the function's quota")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--proxied-only", action="store_true")
+    parser.add_argument("--numpy", action="store_true", help="compare results with NumPy's, as a function only")
     arguments = parser.parse_args()
     begin = time.monotonic()
     chosen = programs(arguments)
@@ -213,7 +231,8 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     seconds = 0.0 if arguments.size == "smoke" else arguments.seconds
     with tempfile.TemporaryDirectory() as folder, served(Path(folder), options) as broker:
-        runners = [Runner(mode, broker) for mode in modes_for(broker, arguments.proxied_only)]
+        modes = modes_for(broker, arguments.proxied_only or arguments.numpy)
+        runners = [Runner(mode, broker) for mode in (modes[-1:] if arguments.numpy else modes)]
         try:
             for number, program in enumerate(chosen):
                 if time.monotonic() - begin > arguments.budget:
@@ -221,7 +240,10 @@ def main() -> int:
                     break
                 # NumPy's own result takes its time.
                 load_limit = 60.0 if program["suite"] == "rodinia" else 3 * arguments.limit
-                rows.append(measure(runners, program, seconds, arguments.limit, load_limit))
+                if arguments.numpy:
+                    rows.append(compare(runners[0], program, load_limit))
+                else:
+                    rows.append(measure(runners, program, seconds, arguments.limit, load_limit))
                 print(describe(rows[-1]), flush=True)
                 write_record(arguments.out, "applications", broker.gpu, arguments.size, rows=rows, bands=bands(rows))
         finally:
@@ -239,6 +261,8 @@ def describe(row: dict[str, Any]) -> str:
     name = f"{row['suite']}:{row['name']}-{row['preset']}"
     if "error" in row:
         return f"{name:40} {row['error']}"
+    if "off" in row:
+        return f"{name:40} off NumPy's by {row['off']:.1e}{'' if row['agree'] else '  RESULTS DIFFER'}"
     times = "  ".join(f"{mode} {row[mode] / 1e3:10.3f} ms" for mode in ("native", "proxied") if mode in row)
     said = "" if row.get("agree", True) else "  RESULTS DIFFER"
     return f"{name:40} {times}  ratio {row.get('ratio', '-')}  {row['array_calls']} array calls{said}"

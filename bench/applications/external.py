@@ -76,7 +76,20 @@ def npbench(root: Path, name: str, preset: str) -> Program:
         cupy.cuda.get_current_stream().synchronize()
         return [*_flat(results), *(prepared[each] for each in info.get("output_args", ()))]
 
-    return Program(f"{name}-{preset}", prepare, run)
+    def by_numpy() -> Sequence[Any]:
+        import numpy
+
+        plain = getattr(importlib.import_module(f"{module}_numpy"), info["func_name"])
+        arrays = {each: numpy.array(data[each]) for each in info["array_args"]}
+        own = {**data, **arrays}
+        results = plain(*(own[each] for each in info["input_args"]))
+        outputs = [own[each] for each in info.get("output_args", ())]
+        return [*_flat(results), *outputs, *(own[each] for each in info["array_args"])]
+
+    def arrays(prepared: dict[str, Any]) -> Sequence[Any]:
+        return [prepared[each] for each in info["array_args"]]
+
+    return Program(f"{name}-{preset}", prepare, run, arrays=arrays, by_numpy=by_numpy)
 
 
 def pyhpc(root: Path, name: str, preset: str) -> Program:
@@ -90,4 +103,8 @@ def pyhpc(root: Path, name: str, preset: str) -> Program:
     def run(_: Any) -> Sequence[Any]:
         return _flat(module.run(*inputs, device="gpu"))
 
-    return Program(f"{name}-{preset}", lambda: None, run)
+    def by_numpy() -> Sequence[Any]:
+        plain = importlib.import_module(f"benchmarks.{name}.{PYHPC[name]}_numpy")
+        return _flat(plain.run(*package.generate_inputs(PYHPC_SIZES[preset]), device="cpu"))
+
+    return Program(f"{name}-{preset}", lambda: None, run, by_numpy=by_numpy)

@@ -24,6 +24,10 @@ class Program:
         Raises if results are wrong.
     split : Split, optional
         Where the time of the last invocations went.
+    arrays : callable
+        Returns the arrays that an invocation got, by what `prepare` made; it may have changed them.
+    by_numpy : callable, optional
+        Returns the results that NumPy's version of the program has, and behind them its arrays.
     """
 
     name: str
@@ -31,6 +35,8 @@ class Program:
     run: Callable[[Any], Sequence[Any]]
     check: Callable[[Sequence[Any]], None] | None = None
     split: Split | None = None
+    arrays: Callable[[Any], Sequence[Any]] = lambda _: ()
+    by_numpy: Callable[[], Sequence[Any]] | None = None
 
 
 @dataclass

@@ -51,6 +51,38 @@ def digest(results: Sequence[Any]) -> list[float]:
     return numbers
 
 
+def off(results: Sequence[Any], by_numpy: Sequence[Any]) -> float:
+    """Return how far the results are from NumPy's: the largest norm of a difference, relative to NumPy's norm.
+
+    Some programs return in one of their versions only what both leave in their arguments, which come last in both.
+
+    Raises
+    ------
+    ValueError
+        There is nothing to compare, a shape differs, or not both are finite in the same places.
+    """
+    import numpy as np
+
+    both = min(len(results), len(by_numpy))
+    if not both:
+        raise ValueError(f"{len(results)} results, by NumPy {len(by_numpy)}")
+    most = 0.0
+    for result, expected in zip(results[-both:], by_numpy[-both:], strict=True):
+        ours = np.asarray(result.get() if hasattr(result, "get") else result)
+        theirs = np.asarray(expected)
+        if ours.shape != theirs.shape:
+            raise ValueError(f"shape {ours.shape}, by NumPy {theirs.shape}")
+        if theirs.dtype.kind not in "biufc":
+            continue
+        finite = np.isfinite(theirs)
+        if (np.isfinite(ours) != finite).any():
+            raise ValueError("not finite in other places than NumPy's")
+        difference = np.linalg.norm(ours[finite].astype(np.complex128) - theirs[finite])
+        if difference:
+            most = max(most, float(difference / max(float(np.linalg.norm(theirs[finite])), 1e-300)))
+    return most
+
+
 class Worker:
     """Carries out requests."""
 
@@ -67,6 +99,15 @@ class Worker:
         if program.check is not None:
             program.check(results)
         return {"seconds": seconds, "digest": digest(results), "checked": program.check is not None}
+
+    def compare(self) -> dict[str, Any]:
+        """Run the program that was loaded once more, and NumPy's version of it."""
+        program = self.program
+        assert program is not None
+        assert program.by_numpy is not None
+        prepared = program.prepare()
+        results = program.run(prepared)
+        return {"off": off([*results, *program.arrays(prepared)], program.by_numpy())}
 
     def run(self, seconds: float, most: int) -> dict[str, Any]:
         """Invoke the program until `seconds` have gone or `most` times; return each time and where it went."""

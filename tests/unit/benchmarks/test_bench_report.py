@@ -8,11 +8,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
 
 from bench.applications.__main__ import agree, band, bands
+from bench.applications.worker import off
 from bench.report import Mixed, main, make_page
 
 MACHINE = {
@@ -137,3 +139,17 @@ def test_results_are_compared() -> None:
     assert agree([1.0, 2.0], [1.0, 2.0001])
     assert not agree([1.0], [1.1])
     assert not agree([1.0], [1.0, 2.0])
+
+
+def test_results_are_compared_with_numpys() -> None:
+    ones, short = np.ones((3, 4)), np.ones(5)
+    assert off([ones, short], [ones.copy(), short]) == 0.0
+    assert off([ones * 1.5], [ones]) == pytest.approx(0.5)
+    # NumPy's version returns what the other leaves in its arguments only.
+    assert off([short], [ones, short]) == 0.0
+    assert off([np.array([1.0, np.inf])], [np.array([1.0, np.inf])]) == 0.0
+    for wrong, said in ((np.ones(4), "shape"), (np.array([1.0] * 4 + [np.nan]), "finite")):
+        with pytest.raises(ValueError, match=said):
+            off([wrong], [short])
+    with pytest.raises(ValueError, match="0 results"):
+        off([], [short])
