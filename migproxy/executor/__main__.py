@@ -66,12 +66,14 @@ _IONBF = 2
 
 def preload() -> None:
     """Import and compile what every session needs, before this one is known: a warm executor has it all behind it."""
-    from migproxy.executor import lease, main, pump_tables  # noqa: F401  (main: all that serving needs)
+    from migproxy.executor import flight_tables_unsafe, lease, main, pump_tables, repeat_tables_unsafe  # noqa: F401
     from migproxy.executor.dispatch import load_handlers
 
     load_handlers()
     pump_tables.compile_pump()
     lease.compile_words()
+    repeat_tables_unsafe.compile_repeats()
+    flight_tables_unsafe.calibrate()
     if not os.environ.get("CUDA_VISIBLE_DEVICES"):
         from migproxy.softgpu import libcuda  # noqa: F401
 

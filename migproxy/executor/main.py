@@ -76,9 +76,11 @@ def serve(spec: control.SessionSpec, fds: list[int], sock: socket.socket, opened
     state.process_memory = process
     state.counts_by_process = process.used() > 0
     state.publish_memory()
-    turns = make_turns(state, _open_lease(spec, fds, sock))
+    lease = _open_lease(spec, fds, sock)
     consumer.set_state(layout.STATE_READY)
     bootstrap.send(sock, control.Ready(windows=windows, device=facts))
+    # Hundreds of events are made here, while the function maps its arena.
+    turns = make_turns(state, lease)
     _thread.start_new_thread(_listen, (state, sock, arena_end, turns))
     try:
         run(state, turns)
