@@ -103,9 +103,7 @@ class Alone:
         if not self._on_its_way():
             self._progress = 0
             return
-        reached = tables.flight.get(flight.HEAD) if tables.flight is not None else 0
-        waits, copies, frees = (tables.get(each) for each in (pump.WAIT_COUNT, pump.HOST_HEAD, pump.FREE_HEAD))
-        seen = waits, copies, frees, tables.tail, reached
+        seen = self._progress_seen()
         if not self._progress or seen != self._seen or self._compiles(now):
             self._seen, self._progress = seen, now
         elif now - self._progress > self._limit and not self._state.sticky:
@@ -114,6 +112,12 @@ class Alone:
             self._state.closing = True
             for number in tables.take_waits():
                 self._state.reply(number, CUDA_ERROR_LAUNCH_TIMEOUT)
+
+    def _progress_seen(self) -> tuple[int, ...]:
+        """Return what changes while work goes on; more work, or another question, is as good as progress here."""
+        tables = self._state.pump
+        waits, copies, frees = (tables.get(each) for each in (pump.WAIT_COUNT, pump.HOST_HEAD, pump.FREE_HEAD))
+        return waits, copies, frees, tables.tail
 
     def _compiles(self, now: int) -> bool:
         """Tell whether the device itself compiles what was launched, and not for too long."""
@@ -227,6 +231,18 @@ class Turns(Alone):
     def _capturing(self) -> bool:
         """What is captured does not run, and a mark would become part of the graph."""
         return bool(self._state.capturing)
+
+    def _progress_seen(self) -> tuple[int, ...]:
+        """Return what changes while work goes on.
+
+        While others wait for the slice only what is done counts: a function whose kernel never ends could ask and
+        submit for ever. Its marks are reached in the order of issue, so no other stream's work hides the one that
+        hangs.
+        """
+        reached = self._flight.get(flight.HEAD)
+        if self._lease.contended and self._flight.on_its_way():
+            return (reached,)
+        return (*super()._progress_seen(), reached)
 
     def _begin(self) -> None:
         """A turn on the lease begins, if it has not yet."""

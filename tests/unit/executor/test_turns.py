@@ -13,6 +13,7 @@ import pytest
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
 from migproxy.abi.protocol import DEVICE_GRANULE
+from migproxy.executor import flight, pump
 from migproxy.executor.flight import BATCH_COUNT
 from migproxy.executor.main import run
 from migproxy.executor.turns import Turns
@@ -150,3 +151,42 @@ def test_alone_nothing_is_bounded_and_what_was_issued_is_still_seen_to_end(serve
     served.lease.contended = served.lease.revoked = True
     served.submit(Op.MEMSET, layout.MEMSET.pack(served.rig.device, 1, 1, 64), wait=False)
     assert served.lease.given_up.wait(10.0)
+
+
+# -- hung kernels -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("contended", [True, False])
+def test_a_function_that_goes_on_asking_does_not_hide_a_kernel_that_hangs_from_others(contended: bool) -> None:
+    rig, lease = Rig(), FakeLease()
+    lease.contended = contended
+    turns: Any = Turns(rig.state, lease)  # type: ignore[arg-type]
+    turns._limit = 2_000_000
+    try:
+        lease.acquire()
+        tables, marks = rig.state.pump, turns._flight
+        marks.set(flight.TAIL, marks.get(flight.HEAD) + 1)  # a mark that is never reached
+        deadline = time.monotonic() + (20 if contended else 0.1)
+        while time.monotonic() < deadline and not rig.state.closing:
+            tables.add(pump.TAIL, 1)  # one question after the other
+            turns._watch()
+        assert rig.state.closing is contended
+        assert rig.state.counters["hung_kernels"] == contended
+        marks.set(flight.TAIL, marks.get(flight.HEAD))
+    finally:
+        rig.close()
+
+
+def test_kernels_that_end_one_after_the_other_do_not_hang() -> None:
+    rig, lease = Rig(), FakeLease()
+    turns: Any = Turns(rig.state, lease)  # type: ignore[arg-type]
+    turns._limit = 50_000_000
+    try:
+        lease.acquire()
+        marks = turns._flight
+        deadline = time.monotonic() + 0.2
+        while time.monotonic() < deadline:
+            marks.set(flight.TAIL, marks.get(flight.HEAD) + 1)
+            turns._watch()
+            marks.set(flight.HEAD, marks.get(flight.TAIL))
+        assert not rig.state.closing
+    finally:
+        rig.close()
