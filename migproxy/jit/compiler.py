@@ -145,8 +145,11 @@ def _source_digest() -> bytes:
         digest.update((Path(place) / "_version.py").read_bytes())
     package = Path(__file__).parent.parent
     for folder in _SOURCES:
-        for path in sorted((package / folder).glob("*.py")):
-            digest.update(path.name.encode() + path.read_bytes())
+        inside = os.path.join(package, folder)
+        for name in sorted(os.listdir(inside)):
+            if name.endswith(".py"):
+                with open(os.path.join(inside, name), "rb", buffering=0) as file:
+                    digest.update(name.encode() + file.read())
     return digest.digest()
 
 

@@ -24,6 +24,7 @@ from migproxy.arena.memory_unsafe import copy
 from migproxy.errors import MigproxyError, SessionLost
 from migproxy.jit import compiler, entries, language, submit
 from migproxy.jit.heap import Heap
+from migproxy.jit.heap import addresses as heap_functions
 
 ENABLED = os.environ.get("MIGPROXY_FAST_PATH") != "0"
 # CUdevice_attribute
@@ -73,6 +74,12 @@ def _counted(count: int) -> array.array[int]:
     words = array.array("I", range(1, count + 1))
     words[-1] = 0
     return words
+
+
+def prepare() -> None:
+    """Load what every session needs of machine code, and find out how fast the time-stamp counter runs."""
+    ticks_per_microsecond()
+    heap_functions()
 
 
 class FastProducer(ring.Producer):

@@ -7,7 +7,7 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from migproxy.abi.control import Hello, Message, Refused, Welcome, Windows
@@ -229,7 +229,13 @@ def _program() -> str:
     return " ".join(arguments)[:500]
 
 
-def connect(path: str, hello: Hello, *, stdio: tuple[int, int] | None = (1, 2)) -> Connection:
+def connect(
+    path: str,
+    hello: Hello,
+    *,
+    stdio: tuple[int, int] | None = (1, 2),
+    meanwhile: Callable[[], object] = lambda: None,
+) -> Connection:
     """Open a session with the broker at `path`.
 
     Parameters
@@ -240,6 +246,8 @@ def connect(path: str, hello: Hello, *, stdio: tuple[int, int] | None = (1, 2)) 
         See `make_hello`.
     stdio : tuple of int, optional
         Descriptors that the executor gets as its stdout and stderr, so that what kernels print reaches the function's.
+    meanwhile : callable
+        What can be done while the executor prepares itself.
 
     Raises
     ------
@@ -263,6 +271,7 @@ def connect(path: str, hello: Hello, *, stdio: tuple[int, int] | None = (1, 2)) 
             # not.
             with contextlib.suppress(SessionLost):
                 packets.send(sock, hello, _usable(stdio))
+            meanwhile()
             message, fds = _receive_answer(sock)
         except TimeoutError:
             raise AdmissionError(f"the broker at {path} did not answer within {ANSWER_SECONDS:g} s") from None

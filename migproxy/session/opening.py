@@ -9,6 +9,7 @@ from migproxy.abi.control import Windows
 from migproxy.abi.protocol import ARENA_WINDOW, WINDOW_ALIGN
 from migproxy.arena import segment
 from migproxy.errors import AdmissionError
+from migproxy.jit import fast_path
 from migproxy.session import connect
 
 #: Address space (not memory) for device allocations: half is placed by the function, half by the executor.
@@ -47,7 +48,8 @@ def open_connection() -> connect.Connection:
     proposed = reserve_windows()
     path = connect.broker_for_process()
     try:
-        connection = connect.connect(path, connect.make_hello(proposed, installed_libraries()))
+        hello = connect.make_hello(proposed, installed_libraries())
+        connection = connect.connect(path, hello, meanwhile=fast_path.prepare)
     except BaseException:
         segment.release(proposed.arena_base, proposed.arena_size)
         segment.release(proposed.device_base, proposed.device_size)
