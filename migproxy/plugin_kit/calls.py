@@ -18,7 +18,7 @@ from migproxy.abi.tables import HOST_KINDS, Argument, Kind, Operation, Table
 from migproxy.errors import CudaError, MigproxyError
 from migproxy.interpose.plugin import Plugin, load_tables
 from migproxy.plugin_kit.samples import SAMPLE_BYTES, Samples, enders, host_bytes, makers, plain_sample
-from migproxy.session import api
+from migproxy.session import api, late
 from migproxy.session.session import Session
 
 #: Exceptions that say that an argument was not right; everything else must be the library's own.
@@ -169,13 +169,16 @@ class Caller:
     @staticmethod
     def _flush() -> bool:
         """Take the error of a call that did not wait, so that it is not the next one's; return whether none was."""
-        for attempt in range(2):
+        clean = True
+        for _ in range(2):
             try:
                 api.context_synchronize()
-                return attempt == 0
+                break
             except (CudaError, MigproxyError):
-                continue
-        return False
+                clean = False
+        while late.take("") is not None:
+            clean = False
+        return clean
 
     def lifetimes(self) -> dict[str, Any]:
         """Make and end objects of each kind; return the kinds tried, and those that are still there afterwards."""

@@ -79,3 +79,25 @@ fd = os.memfd_create("x"); os.ftruncate(fd, 4096)
 print(done, open("/proc/self/status").read().count("Seccomp:\\t2"))
 """
     assert confined(code) == "[499500] 1"
+
+
+IMPORTS = """
+import importlib
+from migproxy_plugins.cupy import tables
+for name in (*tables.SHORT_NAMES, "nvmath.bindings.cublas", "triton"):
+    try:
+        importlib.import_module(name)
+        print(name, "imported")
+    except Exception as error:
+        print(name, type(error).__name__, error)
+"""
+
+
+def test_confinement_takes_no_library_away() -> None:
+    """What an executor imports on a GPU loads, or is lacking, as it does in any process here."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS],
+        env=os.environ | {"PYTHONPATH": ROOT}, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert len(done.stdout.splitlines()) >= 10
+    assert confined(IMPORTS) == done.stdout.strip()

@@ -45,6 +45,7 @@ _INTEGERS = {
 }  # fmt: skip
 #: cudaDataType → bytes.
 DATA_TYPES = {0: 4, 1: 8, 2: 2, 3: 1, 4: 8, 5: 16, 6: 4, 7: 2, 8: 1, 9: 2, 10: 4, 11: 8, 12: 4, 13: 8, 14: 2, 15: 4}
+_FIRST_COMPUTE_TYPE = 64
 _COMPLEX_TYPES = frozenset({4, 5, 6, 7, 9, 11, 13, 15})
 ALGORITHM, HEURISTIC = 64, 96  # sizes of cublasLtMatmulAlgo_t and cublasLtMatmulHeuristicResult_t
 
@@ -81,10 +82,14 @@ _LOCAL = re.compile(r"check_status|.*_attribute_dtype|[gs]et_pointer_mode")
 _SEQUENCES = ("n", "inembed", "onembed")
 
 
-@cache
 def signatures(name: str) -> dict[str, tuple[tuple[tuple[str, str], ...], str]]:
     """Return the functions of a binding: name → arguments as (C type, name), and the result's type."""
-    module = importlib.import_module(BINDINGS + name)
+    # In a function, importing it puts the carried functions in, which asks for this first: what was read then holds.
+    return _read(importlib.import_module(BINDINGS + name))
+
+
+@cache
+def _read(module: Any) -> dict[str, tuple[tuple[tuple[str, str], ...], str]]:
     found = {}
     for function, item in vars(module).items():
         first = (getattr(item, "__doc__", None) or "").partition("\n")[0]
@@ -230,7 +235,7 @@ def _host(library: str, name: str, argument: str) -> Argument | None:
         return read(argument, _scalar(name, argument), optional=True)
     if library == "cublas" and argument == "result":
         return written(argument, _scalar(name, argument))
-    if library == "cublas" and argument == "info" and "batched" in name and "getrs" in name:
+    if library == "cublas" and argument == "info" and re.fullmatch(r"[sdcz](getrs|gels)_batched", name):
         return written(argument, 4)
     return None
 
@@ -288,8 +293,9 @@ def _scalar(name: str, argument: str) -> int | Callable[[Any], int]:
 def _gemm_ex(values: Any) -> int:
     """As cuBLAS's manual says: by the compute type, and complex if C is."""
     compute = values["compute_type"]
-    if compute in (64, 65):
-        return 2
-    if compute in (72, 73):
-        return 4
-    return (8 if compute in (70, 71) else 4) * (2 if values["ctype"] in _COMPLEX_TYPES else 1)
+    double = compute in (70, 71, 1, 5)
+    if values["ctype"] in _COMPLEX_TYPES:
+        return 16 if double else 8
+    if compute < _FIRST_COMPUTE_TYPE:  # older releases gave a data type here; newer ones refuse it unread
+        return DATA_TYPES.get(compute, 4)
+    return 8 if double else 2 if compute in (64, 65) else 4
