@@ -51,7 +51,7 @@ def test_nvmaths_own_functions_take_what_the_table_sends_confined_or_not() -> No
 
     def answers(*options: str) -> dict[str, dict[str, int]]:
         done = subprocess.run(
-            [sys.executable, str(HERE / "confined.py"), *options],
+            [sys.executable, str(HERE / "executor" / "confined.py"), *options],
             capture_output=True,
             text=True,
             timeout=100,
