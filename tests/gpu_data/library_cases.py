@@ -146,27 +146,45 @@ def solver_infos(m: Machine, rng: np.random.Generator) -> Result:
     return out
 
 
+def workspace(m: Machine, elements: int) -> tuple[int, int]:
+    """Return doubles for a function's work, exactly as many as it said, and their number."""
+    return m.device(np.zeros(max(1, elements))), elements
+
+
 @case
-def solver_decompositions(m: Machine, rng: np.random.Generator) -> Result:
+def solver_qr(m: Machine, rng: np.random.Generator) -> Result:
+    solver, handle = m.module("cusolver"), m.handle("cusolver")
+    at, tau, info = m.device(matrix(rng, 5, 3)), m.device(np.zeros(3)), m.device(np.ones(1, np.int32))
+    work = workspace(m, solver.dgeqrf_bufferSize(handle, 5, 3, at, 5))
+    solver.dgeqrf(handle, 5, 3, at, 5, tau, *work, info)
+    return {"qr": m.read(at), "tau": m.read(tau), "info": m.read(info)}
+
+
+@case
+def solver_singular_values(m: Machine, rng: np.random.Generator) -> Result:
+    solver, handle = m.module("cusolver"), m.handle("cusolver")
+    a, info = matrix(rng, 5, 3), m.device(np.ones(1, np.int32))
+    out: Result = {}
+    for job, columns in (("A", 5), ("S", 3)):
+        at, w = m.device(a), m.device(np.zeros(3))
+        u, vt = m.device(np.zeros((5, columns), order="F")), m.device(np.zeros((3, 3), order="F"))
+        work = workspace(m, solver.dgesvd_bufferSize(handle, 5, 3))
+        superdiagonal = m.device(np.zeros(2))
+        solver.dgesvd(handle, ord(job), ord(job), 5, 3, at, 5, w, u, 5, vt, 3, *work, superdiagonal, info)
+        out[f"{job} values"], out[f"{job} info"] = m.read(w), m.read(info)
+        out[f"{job} product"] = m.read(u)[:, :3] * m.read(w) @ m.read(vt)
+    return out
+
+
+@case
+def solver_eigenvalues(m: Machine, rng: np.random.Generator) -> Result:
     solver, handle = m.module("cusolver"), m.handle("cusolver")
     a = matrix(rng, 5, 3)
-    info, work, w = m.device(np.zeros(1, np.int32)), m.device(np.zeros(1 << 16)), m.device(np.zeros(5))
-    at, tau = m.device(a), m.device(np.zeros(3))
-    solver.dgeqrf(handle, 5, 3, at, 5, tau, work, 1 << 16, info)
-    out: Result = {"qr": m.read(at), "tau": m.read(tau)}
-    lwork = solver.dgesvd_bufferSize(handle, 5, 3)
-    at, u, vt = m.device(a), m.device(np.zeros((5, 5), order="F")), m.device(np.zeros((3, 3), order="F"))
-    solver.dgesvd(handle, ord("A"), ord("S"), 5, 3, at, 5, w, u, 5, vt, 3, work, lwork, 0, info)
-    out["singular values"] = m.read(w)[:3]
-    out["svd product"] = m.read(u)[:, :3] * m.read(w)[:3] @ m.read(vt)
-    square = np.asfortranarray(a.T @ a)
-    at = m.device(square)
-    lwork = solver.dsyevd_bufferSize(handle, 1, 1, 3, at, 3, w)
-    solver.dsyevd(handle, 1, 1, 3, at, 3, w, work, lwork, info)
-    out["eigenvalues"] = m.read(w)[:3]
-    vectors = m.read(at)
-    out["eigen product"] = vectors * out["eigenvalues"] @ vectors.T
-    return out
+    at, w, info = m.device(np.asfortranarray(a.T @ a)), m.device(np.zeros(3)), m.device(np.ones(1, np.int32))
+    work = workspace(m, solver.dsyevd_bufferSize(handle, 1, 1, 3, at, 3, w))
+    solver.dsyevd(handle, 1, 1, 3, at, 3, w, *work, info)
+    values, vectors = m.read(w), m.read(at)
+    return {"values": values, "product": vectors * values @ vectors.T, "info": m.read(info)}
 
 
 # --- cuSPARSE --------------------------------------------------------------------------------------------------------

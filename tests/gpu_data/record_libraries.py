@@ -74,9 +74,11 @@ def main(target: str) -> None:
     for name in CASES:
         command = [sys.executable, __file__, "--case", name]
         env = {**os.environ, "CUDA_LAUNCH_BLOCKING": "1"}
-        done = subprocess.run(command, stdout=subprocess.PIPE, env=env, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, env=env, timeout=60, check=False)
         if done.returncode:
-            print("failed:", name)
+            lines = done.stderr.decode(errors="replace").strip().splitlines()
+            where = [line.strip() for line in lines if "library_cases.py" in line]
+            print("failed:", name, *where[-1:], *lines[-1:], sep=" | ")
             continue
         with np.load(io.BytesIO(done.stdout)) as archive:
             results.update(archive)
