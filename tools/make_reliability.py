@@ -77,7 +77,7 @@ def scale(record: dict[str, Any]) -> list[str]:
         left = [f"{name} {ended['before'][name]} and {ended['after'][name]}" for name in ended["before"]]
         resident = " and ".join(f"{each / 1024:.1f} MiB" for each in ended["broker_kib"])
         parts.append(
-            f"{ended['sessions']} sessions opened and ended one after another; what the broker holds after the first"
+            f"{ended['sessions']} sessions opened and ended, a few at a time; what the broker holds after the first"
             f" hundred of them and after all: {', '.join(left)}; its memory {resident}.\n"
         )
     return parts

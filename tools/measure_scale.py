@@ -22,6 +22,8 @@ from measure_containment import Rig, device_name
 
 #: Sessions that one function may have are 64.
 HERD = 50
+#: Sessions that open and end at a time.
+AT_ONCE = 3
 
 
 def cpu_seconds(pid: int) -> float:
@@ -69,7 +71,7 @@ def idle_sessions(rig: Rig, count: int, seconds: float) -> dict[str, Any]:
 
 
 def ended_sessions(rig: Rig, count: int, until: float) -> dict[str, Any]:
-    """Open and end sessions one after another and compare what the broker holds before and after."""
+    """Open and end sessions, a few at a time, and compare what the broker holds before and after."""
 
     def settled() -> tuple[dict[str, int], int]:
         deadline = time.monotonic() + 10
@@ -78,19 +80,22 @@ def ended_sessions(rig: Rig, count: int, until: float) -> dict[str, Any]:
         status = Path(f"/proc/{rig.broker.pid}/status").read_text().split()
         return rig.footprint(), int(status[status.index("VmRSS:") + 1])
 
-    herd = Herd(rig.path, "herd")
-    ended = 0
+    herds = [Herd(rig.path, "herd") for _ in range(AT_ONCE)]
+    ended, first = 0, min(100, count // 2)
     before, resident = settled()
     try:
         while ended < count and time.monotonic() < until:
-            if ended == min(100, count // 2):  # its log and its reports have their room by then
+            if first <= ended < first + AT_ONCE:  # its log and its reports have their room by then
                 before, resident = settled()
-            pid = herd.child()
-            herd.wait_ready(pid)
-            os.kill(pid, 15)
-            ended += 1
+            pids = [herd.child() for herd in herds]
+            for herd, pid in zip(herds, pids, strict=True):
+                herd.wait_ready(pid)
+            for pid in pids:
+                os.kill(pid, 15)
+            ended += len(pids)
     finally:
-        end(herd.process)
+        for herd in herds:
+            end(herd.process)
     after, resident_after = settled()
     return {"sessions": ended, "before": before, "after": after, "broker_kib": [resident, resident_after]}
 
@@ -98,8 +103,8 @@ def ended_sessions(rig: Rig, count: int, until: float) -> dict[str, Any]:
 def main() -> int:
     """Measure and write the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--idle", type=int, default=100)
-    parser.add_argument("--sessions", type=int, default=1000)
+    parser.add_argument("--idle", type=int, default=100, help="sessions that are idle; 0: leave that out")
+    parser.add_argument("--sessions", type=int, default=1000, help="sessions that end; 0: leave that out")
     parser.add_argument("--seconds", type=float, default=3600, help="open no further session after so long")
     parser.add_argument("--device", default="software")
     parser.add_argument("--out", type=Path, required=True)
@@ -111,13 +116,15 @@ def main() -> int:
         "cores": os.cpu_count(),
         "python": platform.python_version(),
     }
-    for name in ("idle", "ended"):
+    for name, count in (("idle", arguments.idle), ("ended", arguments.sessions)):
+        if not count:
+            continue
         rig = Rig(arguments.device)
         try:
             if name == "idle":
-                record[name] = idle_sessions(rig, arguments.idle, 10.0)
+                record[name] = idle_sessions(rig, count, 10.0)
             else:
-                record[name] = ended_sessions(rig, arguments.sessions, until)
+                record[name] = ended_sessions(rig, count, until)
         finally:
             rig.close()
         print(json.dumps(record[name]), file=sys.stderr, flush=True)
