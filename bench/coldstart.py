@@ -6,7 +6,11 @@ from starting the process to reading the printed line. The script says when it p
 show what the time goes to; one more proxied run with Python's import profiler names the modules that take longest.
 ``import migproxy`` alone is timed as well.
 
-On the software GPU (``--proxied-only``) the figures show only that all of it works.
+Each stage's processor time is told too (that of the whole process, with what ran in it before the script): on a
+machine that does other things as well it says more than the clock.
+
+On the software GPU (``--proxied-only``) the figures show only that all of it works. With ``--native-imports`` a native
+script that only imports CuPy, for which no GPU is needed, runs beside it.
 """
 
 from __future__ import annotations
@@ -23,32 +27,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.rounds import Broker, command_for, environment, in_turn, modes_for, served, write_record
+from bench.rounds import MODES, Broker, command_for, environment, in_turn, modes_for, served, write_record
 from migproxy.abi.control import ListSessions, Sessions
 from migproxy.cli.control import BrokerClient
 from migproxy.testing.pairs import compare
 
-SCRIPT = """\
+IMPORTS = """\
 import time
-said = [("script begins", time.monotonic())]
+def say(name): said.append((name, time.monotonic(), time.process_time()))
+said = []; say("script begins")
 import numpy
-said.append(("numpy imported", time.monotonic()))
+say("numpy imported")
 import cupy
-said.append(("cupy imported", time.monotonic()))
+say("cupy imported")
+total = 45
+"""
+WORK = """\
 x = cupy.arange(10)
-said.append(("first array", time.monotonic()))
+say("first array")
 total = int(x.sum())
-said.append(("first result", time.monotonic()))
+say("first result")
+"""
+ANSWER = """\
 print(total, flush=True)
 import json; print(json.dumps(said))
 """
-STAGES = ("script begins", "numpy imported", "cupy imported", "first array", "first result")
 DEADLINE = 120.0
 _PROFILED = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \|(\s*)(\S+)")
 
 
-def once(command: Sequence[str], env: dict[str, str]) -> tuple[float, dict[str, float]]:
-    """Run the script; returns seconds to its first result, and seconds that each stage took."""
+def once(command: Sequence[str], env: dict[str, str]) -> tuple[float, dict[str, float], dict[str, float]]:
+    """Run the script; returns seconds to its first result, and seconds and processor seconds that each stage took."""
     begin = time.monotonic()
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -58,11 +67,11 @@ def once(command: Sequence[str], env: dict[str, str]) -> tuple[float, dict[str, 
         process.wait(DEADLINE)
     if line.strip() != "45" or process.returncode:
         raise SystemExit(f"the script said {line!r} and ended with {process.returncode}")
-    passed = dict(json.loads(rest))
-    stages, last = {}, begin
-    for name in STAGES:
-        stages[name], last = passed[name] - last, passed[name]
-    return seconds, stages
+    stages, processor, last, last_processor = {}, {}, begin, 0.0
+    for name, at, used in json.loads(rest):
+        stages[name], last = at - last, at
+        processor[name], last_processor = used - last_processor, used
+    return seconds, stages, processor
 
 
 def wait_for_warm(seconds: float, broker: Broker) -> None:
@@ -106,52 +115,63 @@ def main() -> int:
     parser.add_argument("--warm-seconds", type=float, help="wait before each proxied run (default 4; smoke 0)")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--proxied-only", action="store_true")
+    parser.add_argument("--native-imports", action="store_true", help="natively only import CuPy: there is no GPU")
     arguments = parser.parse_args()
     pause = arguments.warm_seconds
     if pause is None:
         pause = 0.0 if arguments.size == "smoke" else 4.0
     rounds = 1 if arguments.size == "smoke" else arguments.rounds
-    env = environment()
+    # Installed packages have their byte code; the first run of each mode makes what is missing.
+    env = {name: value for name, value in environment().items() if name != "PYTHONDONTWRITEBYTECODE"}
     seconds: dict[str, list[float]] = {}
     stages: dict[str, dict[str, list[float]]] = {}
+    processor: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder, served(Path(folder), ("--warm", "2")) as broker:
-        script = Path(folder) / "script.py"
-        script.write_text(SCRIPT)
-        modes = modes_for(broker, arguments.proxied_only)
-        commands = {mode: command_for(mode, [str(script)], broker) for mode in modes}
+        only_imports = arguments.native_imports
+        modes = MODES if only_imports else modes_for(broker, arguments.proxied_only)
+        commands = {}
+        for mode in modes:
+            script = Path(folder) / f"{mode}.py"
+            script.write_text(IMPORTS + ("" if mode == "native" and only_imports else WORK) + ANSWER)
+            commands[mode] = command_for(mode, [str(script)], broker)
         time.sleep(pause)
         for number in range(-1, rounds):
             for mode in in_turn(modes, number):
                 if mode == "proxied":
                     wait_for_warm(pause, broker)
-                total, each = once(commands[mode], env)
+                total, each, used = once(commands[mode], env)
                 if number < 0:
                     continue  # the first of each fills caches: compiled kernels, files
                 seconds.setdefault(mode, []).append(total)
-                for name, took in each.items():
-                    stages.setdefault(mode, {}).setdefault(name, []).append(took)
+                for record, found_now in ((stages, each), (processor, used)):
+                    for name, took in found_now.items():
+                        record.setdefault(mode, {}).setdefault(name, []).append(took)
         wait_for_warm(pause, broker)
         imports = slowest_imports(commands["proxied"], env)
         ours = import_ms("migproxy", max(3, rounds), env)
-        rows = [summary(mode, seconds[mode], stages[mode]) for mode in modes]
+        rows = [summary(mode, seconds[mode], stages[mode], processor[mode]) for mode in modes]
         found: dict[str, Any] = {"rows": rows, "imports": imports, "import_migproxy": ours}
-        if len(modes) == 2:
+        if len(modes) == 2 and not only_imports:
             pair = compare("start", seconds["native"], seconds["proxied"])
             found["ratio"] = {"ratio": round(pair.ratio, 3), "interval": [round(pair.low, 3), round(pair.high, 3)]}
         write_record(arguments.out, "coldstart", broker.gpu, arguments.size, rounds=rounds, **found)
     for row in rows:
         print(f"{row['mode']:8} {row['ms']:8.1f} ms  {row['stages_ms']}")
+        print(f"{'':8} {sum(row['processor_ms'].values()):8.1f} ms  {row['processor_ms']} of a processor")
     print(found.get("ratio", ""), f"import migproxy: {ours['ms']} ms; slowest:", imports[:5])
     return 0
 
 
-def summary(mode: str, seconds: list[float], stages: dict[str, list[float]]) -> dict[str, Any]:
+def summary(
+    mode: str, seconds: list[float], stages: dict[str, list[float]], processor: dict[str, list[float]]
+) -> dict[str, Any]:
     """Return a mode's row, in milliseconds."""
     return {
         "mode": mode,
         "ms": round(statistics.median(seconds) * 1e3, 1),
         "spread_ms": [round(min(seconds) * 1e3, 1), round(max(seconds) * 1e3, 1)],
         "stages_ms": {name: round(statistics.median(took) * 1e3, 1) for name, took in stages.items()},
+        "processor_ms": {name: round(statistics.median(took) * 1e3, 1) for name, took in processor.items()},
     }
 
 

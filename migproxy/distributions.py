@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 _SUFFIXES = (".dist-info", ".egg-info")
@@ -106,7 +106,7 @@ def _folders() -> dict[str, str] | None:
     for finder in sys.meta_path:
         if hasattr(finder, "find_distributions") and getattr(finder, "__name__", "") != "PathFinder":
             return None
-    found: dict[str, str] = {}
+    folders: list[tuple[str, int]] = []
     for path in sys.path:
         folder = path or "."
         if folder.endswith(".egg"):
@@ -115,25 +115,28 @@ def _folders() -> dict[str, str] | None:
             facts = os.stat(folder)
         except OSError:
             continue
-        if (facts.st_mode & 0o170000) != 0o040000:
-            if folder.endswith(".zip") and os.path.basename(folder) != _STANDARD_ZIP:
-                return None
-            continue
-        for name, place in _listed(os.path.abspath(folder), facts.st_mtime_ns):
-            found.setdefault(name, place)
-    return found
+        if (facts.st_mode & 0o170000) == 0o040000:
+            folders.append((os.path.abspath(folder), facts.st_mtime_ns))
+        elif folder.endswith(".zip") and os.path.basename(folder) != _STANDARD_ZIP:
+            return None
+    return _listed(tuple(folders))
 
 
 _STANDARD_ZIP = f"python{sys.version_info[0]}{sys.version_info[1]}.zip"
 
 
-@cache
-def _listed(folder: str, _changed: int) -> list[tuple[str, str]]:
-    """Return names and places of the distributions in one folder, as it was at a time."""
-    found = []
-    for entry in os.listdir(folder):
-        if entry.endswith(_SUFFIXES):
-            name = entry.rpartition(".")[0].partition("-")[0]
-            found.append((_normal(name), os.path.join(folder, entry)))
-    # Two versions of one distribution in one folder are a broken environment; at least their order is always the same.
-    return sorted(found)
+@lru_cache(maxsize=8)
+def _listed(folders: tuple[tuple[str, int], ...]) -> dict[str, str]:
+    """Return where each distribution in some folders, as they were at some times, has its metadata."""
+    found: dict[str, str] = {}
+    for folder, _changed in folders:
+        try:
+            entries = sorted(os.listdir(folder))
+        except OSError:  # not for this user to read: then nothing in it can be imported either
+            continue
+        # Two versions of one distribution in one folder are a broken environment; at least their order is the same.
+        for entry in entries:
+            if entry.endswith(_SUFFIXES):
+                name = entry.rpartition(".")[0].partition("-")[0]
+                found.setdefault(_normal(name), os.path.join(folder, entry))
+    return found

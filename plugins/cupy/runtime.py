@@ -11,7 +11,6 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from migproxy_plugins.cuda import runtime_api as rt
-from migproxy_plugins.cuda.runtime import arrays
 from migproxy_plugins.cuda.runtime.calls import context_call
 from migproxy_plugins.cupy import forking, objects_unsafe, patching
 from migproxy_plugins.cupy.errors import refuse, releasing, runtime_status, translated
@@ -144,6 +143,18 @@ def _mem_pool_set_attribute(pool: int, attribute: int, value: Any) -> None:
     rt.mem_pool_set_attribute(pool, attribute, int(value))
 
 
+def _arrays(name: str) -> Handler:
+    """Return a function that imports CUDA's arrays and textures when it is called: few scripts have any."""
+
+    def handler(*arguments: Any) -> Any:
+        from migproxy_plugins.cuda.runtime import arrays
+
+        return getattr(arrays, name)(*arguments)
+
+    handler.__name__ = name
+    return handler
+
+
 _IPC = "a function's device memory cannot be shared with another function"
 
 #: Handlers that need nothing of the module.
@@ -170,8 +181,8 @@ HANDLERS: dict[str, Handler] = {
     "ipcOpenMemHandle": _refused("ipcOpenMemHandle", _IPC),
     "malloc": rt.malloc,
     "mallocManaged": rt.malloc_managed,
-    "malloc3DArray": arrays.malloc_3d_array,
-    "mallocArray": arrays.malloc_array,
+    "malloc3DArray": _arrays("malloc_3d_array"),
+    "mallocArray": _arrays("malloc_array"),
     "mallocAsync": rt.malloc_async,
     "mallocFromPoolAsync": rt.malloc_from_pool_async,
     "hostAlloc": rt.host_alloc,
@@ -179,7 +190,7 @@ HANDLERS: dict[str, Handler] = {
     "hostUnregister": rt.host_unregister,
     "free": rt.free,
     "freeHost": rt.free_host,
-    "freeArray": arrays.free_array,
+    "freeArray": _arrays("free_array"),
     "freeAsync": rt.free_async,
     "memGetInfo": rt.mem_get_info,
     "memcpy": rt.memcpy,
@@ -188,12 +199,12 @@ HANDLERS: dict[str, Handler] = {
     "memcpyPeerAsync": _memcpy_peer_async,
     "memcpy2D": rt.memcpy_2d,
     "memcpy2DAsync": rt.memcpy_2d,
-    "memcpy2DFromArray": arrays.memcpy_2d_from_array,
-    "memcpy2DFromArrayAsync": arrays.memcpy_2d_from_array,
-    "memcpy2DToArray": arrays.memcpy_2d_to_array,
-    "memcpy2DToArrayAsync": arrays.memcpy_2d_to_array,
-    "memcpy3D": arrays.memcpy_3d,
-    "memcpy3DAsync": arrays.memcpy_3d,
+    "memcpy2DFromArray": _arrays("memcpy_2d_from_array"),
+    "memcpy2DFromArrayAsync": _arrays("memcpy_2d_from_array"),
+    "memcpy2DToArray": _arrays("memcpy_2d_to_array"),
+    "memcpy2DToArrayAsync": _arrays("memcpy_2d_to_array"),
+    "memcpy3D": _arrays("memcpy_3d"),
+    "memcpy3DAsync": _arrays("memcpy_3d"),
     "memset": rt.memset,
     "memsetAsync": rt.memset_async,
     "memPrefetchAsync": rt.mem_prefetch_async,
@@ -234,10 +245,10 @@ HANDLERS: dict[str, Handler] = {
     "eventQuery": _status(rt.event_query),
     "eventRecord": rt.event_record,
     "eventSynchronize": rt.event_synchronize,
-    "createTextureObject": arrays.create_texture_object,
-    "destroyTextureObject": arrays.destroy_texture_object,
-    "createSurfaceObject": arrays.create_surface_object,
-    "destroySurfaceObject": arrays.destroy_surface_object,
+    "createTextureObject": _arrays("create_texture_object"),
+    "destroyTextureObject": _arrays("destroy_texture_object"),
+    "createSurfaceObject": _arrays("create_surface_object"),
+    "destroySurfaceObject": _arrays("destroy_surface_object"),
     "profilerStart": rt.profiler_start,
     "profilerStop": rt.profiler_stop,
     "_ensure_context": api.ensure_context,

@@ -120,3 +120,14 @@ def test_a_library_that_cannot_be_told_is_asked_each_time(nvrtc: Any, monkeypatc
     for _ in range(2):
         nvrtc._preprocess("", (), "90", "nvrtc")
     assert len(nvrtc.compiled) == 2
+
+
+def test_functions_that_are_imported_when_they_are_called_are_there() -> None:
+    from migproxy_plugins.cuda.runtime import arrays
+    from migproxy_plugins.cupy import runtime
+
+    names = [each.__name__ for each in runtime.HANDLERS.values() if each.__qualname__.startswith("_arrays.")]
+    assert len(names) == 13
+    assert all(callable(getattr(arrays, name)) for name in names)
+    with pytest.raises(TypeError, match="free_array"):
+        runtime.HANDLERS["freeArray"](1, 2, 3)
