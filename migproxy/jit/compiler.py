@@ -30,7 +30,7 @@ _LOCK = threading.Lock()
 _ENGINES: list[Any] = []
 _cache_directory: Path | None = None
 
-#: Files that the cache directory keeps.
+#: Files that the cache directory keeps, of each kind.
 MAX_FILES = 64
 #: Packages whose source decides what the machine code is.
 _SOURCES = ("abi", "arena", "jit")
@@ -189,14 +189,20 @@ def keep_object(key: str, code: bytes) -> None:
         with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(hashlib.sha256(code).digest() + code)
         fresh.replace(path)
-        _forget_oldest(path.parent)
+        _forget_oldest(path.parent, _kind(path))
     except OSError:
         with contextlib.suppress(OSError):
             fresh.unlink()
 
 
-def _forget_oldest(directory: Path) -> None:
+def _kind(file: Path) -> str:
+    """Return what a key begins with, up to a hyphen: kinds do not crowd each other out."""
+    return file.stem.rpartition("-")[0]
+
+
+def _forget_oldest(directory: Path, kind: str = "") -> None:
     """Keep the cache small: every change of this project's code leaves files behind."""
-    files = sorted(directory.glob("*.o"), key=lambda file: file.stat().st_mtime, reverse=True)
+    files = [file for file in directory.glob("*.o") if _kind(file) == kind]
+    files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     for file in files[MAX_FILES:]:
         file.unlink(missing_ok=True)

@@ -132,3 +132,13 @@ def test_a_second_process_needs_no_llvm(tmp_path: Path) -> None:
         for _ in range(2)
     ]
     assert said == ["True", "False"]
+
+
+def test_kinds_of_kept_files_do_not_crowd_each_other_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler, "_cache_directory", tmp_path)
+    monkeypatch.setattr(compiler, "MAX_FILES", 2)
+    compiler.keep_object("code", b"machine code")
+    for number in range(4):
+        compiler.keep_object(f"text-{number}", b"text")
+    assert compiler.cached_object("code") == b"machine code"
+    assert len(list(tmp_path.glob("text-*.o"))) == 2
