@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from migproxy.errors import PtxError
@@ -75,21 +76,19 @@ class ModuleGen:
 
     def _place_shared(self) -> None:
         """Offsets of shared variables: the module's first, so that all functions agree, then the kernel's own."""
-        used: set[str] = set()
-        for function in self._reachable():
-            used |= _symbols(function)
+        reachable, used = self._reachable()
         if pointed_functions(self.module):  # called through memory from any kernel: all must agree on offsets
             used |= set(self.module.variables)
         for variable in (*self.module.variables.values(), *self.kernel.variables.values()):
             if variable.space != "shared" or (variable.name in self.module.variables and variable.name not in used):
                 continue
             self._place(variable)
-        for function in self._reachable():
+        for function in reachable:
             if function is not self.kernel:
                 for variable in function.variables.values():
                     if variable.space == "shared":
                         self._place(variable)
-        if any(_mentions(function, special.RESERVED) for function in self._reachable()):
+        if any(_mentions(function, special.RESERVED) for function in reachable):
             self.reserved_at = align_up(self.static_shared, 16)
             self.static_shared = self.reserved_at + special.RESERVED_BYTES
         start = align_up(self.static_shared, 16)
@@ -106,20 +105,25 @@ class ModuleGen:
         self.shared_offsets[variable.name] = at
         self.static_shared = at + variable.size
 
-    def _reachable(self) -> list[Function]:
-        """The kernel and every device function that it can call; all that have their address taken, too."""
+    def _reachable(self) -> tuple[list[Function], set[str]]:
+        """The kernel and every device function that it can call; all that have their address taken, too. And the names
+        that they mention.
+        """
         seen: dict[str, Function] = {}
+        mentioned: set[str] = set()
         work = [self.kernel]
         while work:
             function = work.pop()
             if function.name in seen or function.body is None:
                 continue
             seen[function.name] = function
-            for name in _symbols(function):
+            names = _symbols(function)
+            mentioned |= names
+            for name in names:
                 other = self.module.functions.get(name)
                 if other is not None and not other.entry:
                     work.append(other)
-        return list(seen.values())
+        return list(seen.values()), mentioned
 
     def range_metadata(self, limit: int) -> int:
         """The number of the metadata node that says ``0 <= value < limit``."""
@@ -453,12 +457,18 @@ def _symbols(function: Function) -> set[str]:
     for item in function.body:
         if isinstance(item, Label):
             continue
-        for operand in (*item.ops, *item.args, item.callee):
-            if isinstance(operand, Sym):
-                out.add(operand.name)
-            elif isinstance(operand, Addr) and isinstance(operand.base, Sym):
-                out.add(operand.base.name)
+        _add_symbols(item.ops, out)
+        if item.callee is not None or item.args:
+            _add_symbols((*item.args, item.callee), out)
     return out
+
+
+def _add_symbols(operands: Iterable[Operand], out: set[str]) -> None:
+    for operand in operands:
+        if isinstance(operand, Sym):
+            out.add(operand.name)
+        elif isinstance(operand, Addr) and isinstance(operand.base, Sym):
+            out.add(operand.base.name)
 
 
 def _once(text: str) -> str:

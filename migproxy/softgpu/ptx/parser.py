@@ -37,13 +37,15 @@ _SKIPPED = {".minnctapersm", ".maxnreg", ".maxnctapersm", ".maxclusterrank", ".r
 class _Scope:
     """Names that a ``{ }`` block declares; inner blocks shadow outer ones."""
 
-    __slots__ = ("labels", "names", "parent", "prefixes")
+    __slots__ = ("labels", "names", "parent", "prefixes", "registers")
 
     def __init__(self, parent: _Scope | None) -> None:
         self.parent = parent
         self.names: dict[str, str] = {}
         self.prefixes: dict[str, tuple[str, int, str]] = {}
         self.labels: dict[str, str] = {}
+        #: what register names were found to mean here, until something is declared
+        self.registers: dict[str, Reg] = {}
 
 
 class Parser:
@@ -451,6 +453,7 @@ class Parser:
                 self.serial += 1
                 variable.name = f"{name}.{self.serial}"
             self.scope.names[name] = variable.name
+            self.scope.registers.clear()
             function.variables[variable.name] = variable
         elif token == ".section":
             self._skip_section()
@@ -458,6 +461,7 @@ class Parser:
             raise self.fail(f"unknown directive {token!r}")
 
     def _registers(self, function: Function) -> None:
+        self.scope.registers.clear()
         kind = self.next()[1:]
         vector = 0
         if kind in ("v2", "v4"):
@@ -622,20 +626,28 @@ class Parser:
         """What an identifier means in the present scope."""
         if token == "_":
             return None
+        here = self.scope
+        known = here.registers.get(token)
+        if known is not None:
+            return known
         function = self.function
         assert function is not None
-        scope: _Scope | None = self.scope
+        scope: _Scope | None = here
         matched = _REGNAME.match(token)
         while scope is not None:
             unique = scope.names.get(token)
             if unique is not None:
-                return Reg(unique) if unique in function.regs else Sym(unique)
+                if unique not in function.regs:
+                    return Sym(unique)
+                register = here.registers[token] = Reg(unique)
+                return register
             if matched:
                 found = scope.prefixes.get(matched[1])
                 if found is not None and int(matched[2]) < found[1]:
                     unique = token + found[2]
                     function.regs[unique] = found[0]
-                    return Reg(unique)
+                    register = here.registers[token] = Reg(unique)
+                    return register
             scope = scope.parent
         if token[0] == "%" or token == "WARP_SZ":
             if token == "WARP_SZ":
