@@ -78,7 +78,8 @@ def scale(record: dict[str, Any]) -> list[str]:
         resident = " and ".join(f"{each / 1024:.1f} MiB" for each in ended["broker_kib"])
         parts.append(
             f"{ended['sessions']} sessions opened and ended, a few at a time; what the broker holds after the first"
-            f" hundred of them and after all: {', '.join(left)}; its memory {resident}.\n"
+            f" hundred of them and after all: {', '.join(left)}; its memory {resident}."
+            f"{' (' + ended['note'] + '.)' if 'note' in ended else ''}\n"
         )
     return parts
 
