@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from migproxy_plugins.cupy import objects_unsafe as raw
@@ -19,7 +20,7 @@ MOST_MODES = 128
 #: The longest factor is a complex double; a plan's attribute is as long.
 MOST_BYTES = 16
 FACTORS = ("alpha", "beta", "gamma")
-#: The longest workspace of an attribute's buffer.
+#: Bytes of a plan's attributes.
 ATTRIBUTES = (8, 4)
 KINDS = {
     "create": "cutensor handle",
@@ -100,9 +101,15 @@ def _tensor(
     _keep(server, number, "createTensorDescriptor", _Tensor(made, len(extents)))
 
 
+@cache
+def _names(name: str) -> tuple[str, ...]:
+    """Return the names of a function's arguments; every execution of a plan asks."""
+    return tuple(argument.name for argument in signatures.parse(tables.table(CUTENSOR)["functions"][name]).arguments)
+
+
 def _named(name: str, arguments: tuple[Any, ...]) -> dict[str, Any]:
     """Return a function's arguments by their names."""
-    names = [argument.name for argument in signatures.parse(tables.table(CUTENSOR)["functions"][name]).arguments]
+    names = _names(name)
     if len(arguments) != len(names):
         raise ProtocolError(f"{name} takes {len(names)} arguments, not {len(arguments)}")
     return dict(zip(names, arguments, strict=True))
