@@ -86,6 +86,10 @@ FUNCTION_THREADS = 32  # most threads of a block
 FUNCTION_SHARED = 40  # most dynamic shared bytes
 FUNCTION_PARAMETERS = 48  # per parameter: offset u32, size u32
 
+# -- packed launch: handle u64, stream u64, grid and block 6 u32, dynamic shared bytes u64, then the parameters -------
+PACKED_FORMAT = "<QQ6IQ"
+PACKED_SIZE = 48
+
 DONE = 0
 LATER = 1  # nothing was submitted
 PENDING = 3  # a query was answered: not ready
@@ -205,6 +209,63 @@ def wire_stream(producer: U64, stream: U64) -> U64:
 
 
 # -- launches ---------------------------------------------------------------------------------------------------------
+def launch_record(producer: U64, function: U64) -> U64:
+    """The record of a kernel that machine code may launch, 0 if Python must look."""
+    index = function & layout.HANDLE_INDEX_MASK
+    if function >> layout.HANDLE_KIND_SHIFT != layout.KIND_FUNCTION or index >= TABLE_SIZE:
+        return 0
+    record = load64(load64(producer + FUNCTIONS) + 8 * index)
+    if record == 0:
+        return 0
+    return record if load64(record + FUNCTION_HANDLE) == function else 0
+
+
+def begin_launch(
+    producer: U64,
+    record: U64,
+    grid_x: U64,
+    grid_y: U64,
+    grid_z: U64,
+    block_x: U64,
+    block_y: U64,
+    block_z: U64,
+    shared: U64,
+    wire: U64,
+    flags: U64,
+) -> U64:
+    """Check the limits, take the lock and write a launch into a slot, without its parameters; the slot or 0."""
+    # Minus one makes zero the largest number, so that one comparison checks both ends.
+    if grid_x - 1 >= load64(producer + MAX_GRID) or grid_y - 1 >= load64(producer + MAX_GRID + 8):
+        return 0
+    if grid_z - 1 >= load64(producer + MAX_GRID + 16) or block_x - 1 >= load64(producer + MAX_BLOCK):
+        return 0
+    if block_y - 1 >= load64(producer + MAX_BLOCK + 8) or block_z - 1 >= load64(producer + MAX_BLOCK + 16):
+        return 0
+    threads = block_x * block_y * block_z
+    if threads > load64(producer + MAX_THREADS) or threads > load64(record + FUNCTION_THREADS):
+        return 0
+    if shared > load64(record + FUNCTION_SHARED):
+        return 0
+    size = load64(record + FUNCTION_BYTES)
+    slot = hot_begin(producer, 0)
+    if slot == 0:
+        return 0
+    slot_header(slot, _LAUNCH, 0, _LAUNCH_SIZE + size, wire)
+    payload = slot + layout.PAYLOAD_OFFSET
+    store64(payload, load64(record + FUNCTION_WIRE))
+    store32(payload + 8, grid_x)
+    store32(payload + 12, grid_y)
+    store32(payload + 16, grid_z)
+    store32(payload + 20, block_x)
+    store32(payload + 24, block_y)
+    store32(payload + 28, block_z)
+    store32(payload + 32, shared)
+    store32(payload + 36, flags)
+    store32(payload + 40, size)
+    store32(payload + 44, 0)
+    return slot
+
+
 def submit_launch(
     producer: U64,
     function: U64,
@@ -220,45 +281,16 @@ def submit_launch(
     flags: U64,
 ) -> U64:
     """Launch a kernel: check handle and limits, gather the parameters from ``void *parameters[]``. DONE or LATER."""
-    index = function & layout.HANDLE_INDEX_MASK
     wire = wire_stream(producer, stream)
-    if function >> layout.HANDLE_KIND_SHIFT != layout.KIND_FUNCTION or index >= TABLE_SIZE or wire == BAD_STREAM:
-        return LATER
-    record = load64(load64(producer + FUNCTIONS) + 8 * index)
-    if record == 0:
+    record = launch_record(producer, function)
+    if wire == BAD_STREAM or record == 0:
         return LATER
     count = load64(record + FUNCTION_COUNT)
-    if load64(record + FUNCTION_HANDLE) != function or (parameters == 0 and count != 0):
+    if parameters == 0 and count != 0:
         return LATER
-    # Minus one makes zero the largest number, so that one comparison checks both ends.
-    if grid_x - 1 >= load64(producer + MAX_GRID) or grid_y - 1 >= load64(producer + MAX_GRID + 8):
-        return LATER
-    if grid_z - 1 >= load64(producer + MAX_GRID + 16) or block_x - 1 >= load64(producer + MAX_BLOCK):
-        return LATER
-    if block_y - 1 >= load64(producer + MAX_BLOCK + 8) or block_z - 1 >= load64(producer + MAX_BLOCK + 16):
-        return LATER
-    threads = block_x * block_y * block_z
-    if threads > load64(producer + MAX_THREADS) or threads > load64(record + FUNCTION_THREADS):
-        return LATER
-    if shared > load64(record + FUNCTION_SHARED):
-        return LATER
-    size = load64(record + FUNCTION_BYTES)
-    slot = hot_begin(producer, 0)
+    slot = begin_launch(producer, record, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, wire, flags)
     if slot == 0:
         return LATER
-    slot_header(slot, _LAUNCH, 0, _LAUNCH_SIZE + size, wire)
-    payload = slot + layout.PAYLOAD_OFFSET
-    store64(payload, load64(record + FUNCTION_WIRE))
-    store32(payload + 8, grid_x)
-    store32(payload + 12, grid_y)
-    store32(payload + 16, grid_z)
-    store32(payload + 20, block_x)
-    store32(payload + 24, block_y)
-    store32(payload + 28, block_z)
-    store32(payload + 32, shared)
-    store32(payload + 36, flags)
-    store32(payload + 40, size)
-    store32(payload + 44, 0)
     target = slot + layout.LAUNCH_PARAMS_OFFSET
     entry = record + FUNCTION_PARAMETERS
     for i in range(count):
@@ -271,6 +303,37 @@ def submit_launch(
             store32(place, load32(source))
         else:
             copy(place, source, width)
+    ring_publish(producer, 0)
+    return DONE
+
+
+def submit_packed(producer: U64, packet: U64, length: U64) -> U64:
+    """Launch a kernel whose parameters lie packed behind a `PACKED_FORMAT` header. DONE or LATER."""
+    if length < PACKED_SIZE:
+        return LATER
+    wire = wire_stream(producer, load64(packet + 8))
+    record = launch_record(producer, load64(packet))
+    if wire == BAD_STREAM or record == 0:
+        return LATER
+    size = length - PACKED_SIZE
+    if size != load64(record + FUNCTION_BYTES):
+        return LATER
+    slot = begin_launch(
+        producer,
+        record,
+        load32(packet + 16),
+        load32(packet + 20),
+        load32(packet + 24),
+        load32(packet + 28),
+        load32(packet + 32),
+        load32(packet + 36),
+        load64(packet + 40),
+        wire,
+        0,
+    )
+    if slot == 0:
+        return LATER
+    copy(slot + layout.LAUNCH_PARAMS_OFFSET, packet + PACKED_SIZE, size)
     ring_publish(producer, 0)
     return DONE
 

@@ -14,9 +14,15 @@ def _driver(module: ModuleType) -> None:
     patch_driver(module)
 
 
+def _dispatcher(module: ModuleType) -> None:
+    from migproxy_plugins.numba.launches import install
+
+    install(module)
+
+
 PLUGIN = Plugin(
     name="numba",
     interface=INTERFACE_VERSION,
     check="migproxy_plugins.numba.checking",
-    after_import={"numba.cuda.cudadrv.driver": _driver},
+    after_import={"numba.cuda.cudadrv.driver": _driver, "numba.cuda.dispatcher": _dispatcher},
 )

@@ -79,6 +79,12 @@ def context_get_current() -> int:
     return stack[-1] if stack else 0
 
 
+def is_primary_current() -> bool:
+    """Tell whether the calling thread's current context is the primary one."""
+    stack = _thread.stack
+    return bool(stack) and stack[-1] == PRIMARY_CONTEXT
+
+
 def context_set_current(context: int) -> None:
     """Replace the top of the calling thread's stack; 0 pops it."""
     stack = _thread.stack

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
+import sys
 import threading
 import types
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from migproxy.arena.machine_unsafe import as_python
 from migproxy.arena.ring import Command, Consumer, Producer
 from migproxy.errors import CudaError, SessionLost
 from migproxy.interpose import capsules
-from migproxy.jit import entries, fast_path, language, submit
+from migproxy.jit import entries, fast_path, language, packed_launch, submit
 from migproxy.jit.fast_path import FastProducer
 from migproxy.jit.heap import Heap
 
@@ -36,6 +38,7 @@ PARAMETERS = [(0, 8), (8, 4), (12, 1), (16, 8), (24, 24)]
 
 _COMPILED = language.compile_functions(
     submit.submit_launch,
+    submit.submit_packed,
     submit.submit_event,
     submit.submit_memset,
     submit.copy_on_device,
@@ -51,6 +54,7 @@ NATIVE = {
     function.__name__: language.bind(function, _COMPILED[function.__name__])
     for function in (
         submit.submit_launch,
+        submit.submit_packed,
         submit.submit_event,
         submit.submit_memset,
         submit.copy_on_device,
@@ -207,6 +211,59 @@ def test_launch_limits_and_handles(
     if good:
         first, second = session.take(), session.take()
         assert (first.payload, first.stream) == (second.payload, second.stream)
+    assert session.consumer.take() is None
+
+
+def packet(function: int, extents: list[int], shared: int, stream: int, parameters: bytes) -> bytes:
+    return struct.pack(submit.PACKED_FORMAT, function, stream, *extents, shared) + parameters
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    handles,
+    st.lists(st.one_of(st.integers(0, 40), words), min_size=6, max_size=6),
+    st.one_of(st.just(0), words, st.integers(2**32, 2**64 - 1)),
+    streams,
+    st.one_of(st.binary(min_size=48, max_size=48), st.binary(max_size=60)),
+    st.one_of(st.just(200), st.integers(0, 60)),
+)
+def test_a_packed_launch_is_the_launch_of_its_parameters(
+    session: Session, function: int, extents: list[int], shared: int, stream: int, parameters: bytes, cut: int
+) -> None:
+    data = packet(function, extents, shared, stream, parameters)[:cut]
+    address, _keep = pointers([data])
+    place = ctypes.c_void_p.from_address(address).value
+    native = NATIVE["submit_packed"](session.ring.block, place, len(data))
+    twin = as_python(submit.submit_packed)(session.ring.block, place, len(data))
+    good = len(data) == submit.PACKED_SIZE + 48 and check_launch(function, extents, shared, stream, True)
+    assert native == twin == (submit.DONE if good else submit.LATER)
+    if good:
+        head = layout.LAUNCH.pack(WIRE, *extents, shared, 0, 48, 0)
+        for command in (session.take(), session.take()):
+            wire = stream if stream > 1 else 0
+            assert (command.op, command.stream, command.flags) == (Op.LAUNCH, wire, 0)
+            assert command.payload == head + parameters
+    assert session.consumer.take() is None
+
+
+def test_the_launcher_is_a_function_of_python(session: Session) -> None:
+    launch = packed_launch.launcher()
+    data = packet(FUNCTION, [1] * 6, 0, STREAM, bytes(range(48)))
+    before = sys.getrefcount(data)
+    assert launch(data) is False  # no session
+    fast_path.attach(session)  # type: ignore[arg-type]
+    try:
+        assert launch(data) is True
+        assert session.take().payload.endswith(bytes(range(48)))
+        assert launch(data[:-1]) is False
+        assert launch(b"") is False
+        with pytest.raises(TypeError, match="bytes"):
+            launch(5)  # type: ignore[arg-type]
+        session.ring.mark_lost()
+        assert launch(data) is False
+    finally:
+        fast_path.detach()
+    assert sys.getrefcount(data) == before
     assert session.consumer.take() is None
 
 

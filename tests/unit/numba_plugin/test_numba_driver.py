@@ -46,4 +46,4 @@ def test_the_built_in_target_is_refused_with_the_install_line(older: dict[str, A
 
 def test_declaration() -> None:
     assert PLUGIN.name == "numba"
-    assert set(PLUGIN.after_import) == {"numba.cuda.cudadrv.driver"}
+    assert set(PLUGIN.after_import) == {"numba.cuda.cudadrv.driver", "numba.cuda.dispatcher"}
