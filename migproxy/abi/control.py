@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import msgspec
 
-MAX_MESSAGE = 1 << 20
-
-
-class Message(msgspec.Struct, tag=True, forbid_unknown_fields=True, frozen=True):
-    """Base: a tagged struct, the class name is the tag."""
+from migproxy.abi.message import MAX_MESSAGE as MAX_MESSAGE
+from migproxy.abi.message import Message as Message
+from migproxy.abi.sharing import Give, Given, Take, Taken, Withdraw
 
 
 class Windows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -373,5 +371,5 @@ Answer = Sessions | Done | LogLines | FunctionReport | TraceEvents | Status | Re
 
 ToBroker = Hello | GrowArena | Goodbye | Note | ListSessions | KillSession | ReadLog | AskReport | AskTrace | AskStatus
 FromBroker = Welcome | Refused | Grown | Lost
-ToExecutor = SessionSpec | MapSegment | EndSession | ReportNow | TraceNow
-FromExecutor = Ready | Failed | SegmentMapped | Report | Note | LeaseChanged | TraceEvents
+ToExecutor = SessionSpec | MapSegment | EndSession | ReportNow | TraceNow | Given | Taken
+FromExecutor = Ready | Failed | SegmentMapped | Report | Note | LeaseChanged | TraceEvents | Give | Take | Withdraw

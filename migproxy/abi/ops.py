@@ -64,6 +64,12 @@ class Op(IntEnum):
     LATE_ERROR = 53
     ALLOCATION = 54
     LAUNCH_EX = 55
+    IPC_GIVE_MEMORY = 56
+    IPC_GIVE_EVENT = 57
+    IPC_TAKE_MEMORY = 58
+    IPC_TAKE_EVENT = 59
+    IPC_CLOSE_MEMORY = 60
+    IPC_WITHDRAW = 61
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,4 +143,10 @@ OPERATIONS: dict[Op, OpFacts] = {
     Op.LIBRARY_QUERY: _facts(),
     Op.LATE_ERROR: _facts(waits=True),
     Op.ALLOCATION: _facts(),
+    Op.IPC_GIVE_MEMORY: _facts(waits=True),
+    Op.IPC_GIVE_EVENT: _facts(waits=True),
+    Op.IPC_TAKE_MEMORY: _facts(waits=True),
+    Op.IPC_TAKE_EVENT: _facts(waits=True),
+    Op.IPC_CLOSE_MEMORY: _facts(waits=True),
+    Op.IPC_WITHDRAW: _facts(),
 }

@@ -267,6 +267,12 @@ class Producer:
         self._events[handle] = flags
         return handle
 
+    def reserve_slow_event(self, flags: int) -> int:
+        """As `reserve_event`; only Python knows this one, in the executor too."""
+        handle = layout.make_handle(layout.KIND_EVENT, next(self._event_numbers))
+        self._events[handle] = flags
+        return handle
+
     def adopt_event(self, handle: int, flags: int) -> None:
         """Note an event under a handle from before a fork."""
         self._events[handle] = flags

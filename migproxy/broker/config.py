@@ -18,6 +18,8 @@ class Limits:
         Shared memory of all its sessions' arenas, which the driver pins.
     handles, modules, kernels : int
         Objects of all kinds, modules and libraries, kernels of them: what its executors keep for it; 0: no limit.
+    shared : int
+        Descriptors of device memory and events that one function's sessions share with others, which the broker keeps.
     connections : int
         Control connections of one uid.
     start_seconds : float
@@ -37,6 +39,7 @@ class Limits:
     handles: int = 1 << 20
     modules: int = 1 << 14
     kernels: int = 1 << 16
+    shared: int = 4096
     connections: int = 256
     start_seconds: float = 120.0
     hello_seconds: float = 10.0

@@ -20,6 +20,7 @@ from migproxy.abi import control, layout
 from migproxy.abi.control import Hello, Message
 from migproxy.abi.lease import DEFAULT_MODE
 from migproxy.abi.protocol import PROTOCOL_VERSION
+from migproxy.abi.sharing import Give, Take, Withdraw
 from migproxy.arena import packets, segment
 from migproxy.broker import admission, segments
 from migproxy.broker.client import Client
@@ -31,6 +32,7 @@ from migproxy.broker.loop import Loop, Timer
 from migproxy.broker.metrics import MetricsServer
 from migproxy.broker.requests import answer
 from migproxy.broker.sessions import MAX_COUNTERS, MAX_EVENTS, Reports, Session
+from migproxy.broker.shares import Shares
 from migproxy.broker.usage import UsageCheck, Used
 from migproxy.broker.warm import WarmPool
 from migproxy.device.inventory import Slice
@@ -74,6 +76,7 @@ class Broker:
         self.warm = WarmPool(self.loop, self.log, config, slices, lambda name: self.ledgers[name].free)
         self.sessions: dict[str, Session] = {}
         self.reports = Reports()
+        self.shares = Shares(config.limits.shared)
         self.started = time.monotonic()
         self.admitted = 0
         self.refused = 0
@@ -395,7 +398,10 @@ class Broker:
             session.executor.kill(f"it was not ready after {self.config.limits.start_seconds:g} s")
 
     def _from_executor(self, session: Session, message: Message, fds: list[int]) -> None:
-        packets.close_all(fds)  # an executor has none to give
+        if isinstance(message, Give | Take | Withdraw):
+            self._share(session, message, fds)
+            return
+        packets.close_all(fds)  # with nothing else has an executor any to give
         client = self._of_session.get(session.session_id)
         if isinstance(message, control.Report | control.TraceEvents):
             session.asked.discard(type(message))
@@ -427,6 +433,16 @@ class Broker:
             self._grown(session, client, message)
         else:
             self._kill(session, f"it sent {type(message).__name__} out of turn")
+
+    def _share(self, session: Session, message: Give | Take | Withdraw, fds: list[int]) -> None:
+        """An executor gives what its function shares, or asks for what another's shared."""
+        if session.state != "running":
+            packets.close_all(fds)  # it is about to go
+            return
+        try:
+            self.shares.handle(session, message, fds)
+        except ProtocolError as error:
+            self._kill(session, str(error))
 
     def _welcome(self, session: Session, client: Client, ready: control.Ready) -> None:
         account = self.ledgers[session.slice.name].account(session.function_id)
@@ -528,6 +544,7 @@ class Broker:
 
     def _executor_ended(self, session: Session, how: str) -> None:
         before, session.state = session.state, "ended"
+        self.shares.leave(session)
         del self.sessions[session.session_id]
         client = self._of_session.pop(session.session_id, None)
         reason = session.failure or f"the executor is gone: {how}"

@@ -53,6 +53,7 @@ HANDLER_MODULES = (
     "launch",
     "memory",
     "modules",
+    "sharing",
     "streams",
 )
 

@@ -9,7 +9,7 @@ the handlers were written for; functions a newer driver adds are reached by aski
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from migproxy.errors import CudaError, MigproxyError
@@ -17,7 +17,15 @@ from migproxy.errors import CudaError, MigproxyError
 #: The ABI the handlers are written for: CUDA 12.8.
 ABI_VERSION = 12080
 CUDA_SUCCESS = 0
+CUDA_ERROR_INVALID_VALUE = 1
+_IPC_HANDLE_BYTES = 64
 CUDA_ERROR_NOT_READY = 600
+
+
+class _IpcHandle(ctypes.Structure):
+    """``CUipcEventHandle``, which C passes by value."""
+
+    _fields_ = [("reserved", ctypes.c_uint8 * _IPC_HANDLE_BYTES)]
 
 
 class Driver(Protocol):
@@ -124,6 +132,35 @@ class NativeDriver(_Base):
         """Return a callable over 64-bit integers; smaller C integers read the low part of their register."""
         return ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_uint64] * arity)(self.pointer(name, version))
 
+    def export_event(self, event: int) -> tuple[bytes, list[int]]:
+        """Return what another process needs to open an event: the driver's own handle, and no descriptor.
+
+        Raises
+        ------
+        CudaError
+            The driver's.
+        """
+        handle = _IpcHandle()
+        self.call("cuIpcGetEventHandle", ctypes.addressof(handle), event)
+        return bytes(handle.reserved), []
+
+    def import_event(self, data: bytes, fds: Sequence[int]) -> int:
+        """Open an event of another process; returns a real event.
+
+        Raises
+        ------
+        CudaError
+            The driver's.
+        """
+        if len(data) != _IPC_HANDLE_BYTES or fds:
+            raise CudaError(CUDA_ERROR_INVALID_VALUE, "no handle of an event")
+        event = ctypes.c_uint64()
+        function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, _IpcHandle)(self.pointer("cuIpcOpenEventHandle"))
+        status: int = function(ctypes.addressof(event), _IpcHandle.from_buffer_copy(data))
+        if status:
+            raise CudaError(status, "cuIpcOpenEventHandle")
+        return event.value
+
     def status(self, name: str, *arguments: int) -> int:
         key = name, len(arguments)
         function = self._functions.get(key)
@@ -153,6 +190,28 @@ class SoftwareDriver(_Base):
     def compiling(self) -> bool:
         """Whether a launched kernel is being compiled."""
         return bool(self._compiling)
+
+    def export_event(self, event: int) -> tuple[bytes, list[int]]:
+        """Return what another process needs to open an event: a descriptor of its page.
+
+        Raises
+        ------
+        CudaError
+            400 or 1: it is no event for other processes.
+        """
+        return b"", [self.device.export_event(event)]
+
+    def import_event(self, data: bytes, fds: Sequence[int]) -> int:
+        """Open an event of another process.
+
+        Raises
+        ------
+        CudaError
+            1: what came is no event.
+        """
+        if data or len(fds) != 1:
+            raise CudaError(CUDA_ERROR_INVALID_VALUE, "no page of an event")
+        return self.device.import_event(fds[0])
 
     def note_allocation(self, address: int, size: int) -> None:
         """Say that a function placed an allocation, or freed it."""

@@ -14,6 +14,8 @@ import os
 import socket
 
 from migproxy.abi import control, layout, protocol
+from migproxy.abi.ops import Op
+from migproxy.abi.sharing import Given, Taken
 from migproxy.arena import segment
 from migproxy.arena.account import QuotaAccount
 from migproxy.arena.ring import Command, Consumer
@@ -73,6 +75,7 @@ def serve(spec: control.SessionSpec, fds: list[int], sock: socket.socket, opened
     state.handles.limit(spec.handles, spec.modules, spec.kernels, account)
     state.host_functions = HostFunctions(state)
     state.plugins = PluginHost(state, spec.plugins)
+    state.sharing.connect(lambda message, received: bootstrap.send(sock, message, received))
     state.process_memory = process
     state.counts_by_process = process.used() > 0
     state.publish_memory()
@@ -120,7 +123,7 @@ def run(state: SessionState, turns: Alone) -> None:
         consumer.tail = tables.tail
         held_back = False
         if reason in _COMMAND_IN_HAND:
-            if not turns.may_carry_out(reason):
+            if not turns.may_carry_out(reason) or (state.sharing.events and waits_for_others(state)):
                 tables.set(pump.AGAIN, 1)
                 held_back = True
             elif reason == pump.REASON_LEASE:
@@ -143,6 +146,7 @@ def run(state: SessionState, turns: Alone) -> None:
                 completions.fail_all(state.sticky)
         state.publish_frees()
         state.host_functions.hand_over()
+        state.sharing.look()
         # A record that was the last one has made the pump return as from work: after it there is nothing left to do.
         resting = reason in (pump.REASON_IDLE, pump.REASON_NAP) and not tables.outstanding()
         turns.look(idle=resting and not completions)
@@ -162,8 +166,27 @@ def run(state: SessionState, turns: Alone) -> None:
 
 
 _COMMAND_IN_HAND = frozenset(
-    (pump.REASON_COMMAND, pump.REASON_ERROR, pump.REASON_EVENTS, pump.REASON_LEASE, pump.REASON_FULL)
+    (
+        pump.REASON_COMMAND,
+        pump.REASON_ERROR,
+        pump.REASON_EVENTS,
+        pump.REASON_LEASE,
+        pump.REASON_FULL,
+    )
 )
+
+
+def waits_for_others(state: SessionState) -> bool:
+    """Tell whether the command in hand has a stream wait for an event that another session has yet to reach.
+
+    On a slice with a lease such a command is held back, with all behind it: once issued, it would keep the lease from
+    the session that has to compute until the event is reached.
+    """
+    raw = state.pump.command()
+    if state.spec.lease_place < 0 or state.capturing or raw[0] | raw[1] << 8 != Op.STREAM_WAIT_EVENT:
+        return False
+    handle, _ = layout.EVENT.unpack_from(raw, layout.PAYLOAD_OFFSET)
+    return state.sharing.must_wait(handle)
 
 
 def _command(state: SessionState) -> Command:
@@ -216,6 +239,9 @@ def _listen(state: SessionState, sock: socket.socket, arena_end: int, turns: Alo
         if isinstance(message, control.ReportNow):
             turns.account()
             bootstrap.send(sock, control.Report(counters=state.report()))
+            continue
+        if isinstance(message, Given | Taken):
+            state.sharing.receive(message, fds)
             continue
         if not isinstance(message, control.MapSegment) or len(fds) != 1:
             continue

@@ -15,6 +15,7 @@ from migproxy.executor import pump
 from migproxy.executor.completions import Action, Completions
 from migproxy.executor.device_memory import DeviceMemory
 from migproxy.executor.handles import Handles
+from migproxy.executor.sharing import Sharing
 
 if TYPE_CHECKING:
     from migproxy.arena.ring import Command, Consumer
@@ -86,8 +87,11 @@ class SessionState:
         self.process_memory: ProcessMemory
         #: NVML tells this process's memory.
         self.counts_by_process = False
+        #: It counts memory of other sessions, which is mapped here, as this process's.
+        self.counts_taken = False
         self.next_measurement = 0.0
         self.called_libraries: set[tuple[str, str]] = set()
+        self.sharing = Sharing(self)
         self.host_functions: HostFunctions
         self.plugins: PluginHost
 
@@ -236,7 +240,7 @@ class SessionState:
     # -- accounting ------------------------------------------------------------------------------------------------
     def publish_memory(self) -> None:
         """Publish the bytes charged to the session."""
-        self.consumer.set_memory(self.memory.other_bytes, self.memory.peak_bytes)
+        self.consumer.set_memory(self.memory.other_bytes + self.memory.taken_bytes, self.memory.peak_bytes)
 
     def charged(self) -> ChargedSection:
         """Charge whatever the driver allocates inside the ``with`` block; see `ChargedSection`."""
@@ -251,7 +255,7 @@ class SessionState:
         """Return the counters of the session so far."""
         counters = dict(self.counters + Counter(self.pump.counters()))
         counters["peak_device_bytes"] = self.memory.peak_bytes
-        counters["device_bytes"] = self.memory.mapped_bytes + self.memory.other_bytes
+        counters["device_bytes"] = self.memory.used_bytes
         counters["quota_bytes"] = self.memory.quota
         # The function's own word: no more than the session has lived.
         counters["reply_wait_ns"] = min(self.consumer.waited_ns(), time.monotonic_ns() - self.opened_ns)
@@ -300,5 +304,6 @@ class ChargedSection:
         # Asking costs; it may take a twentieth of the time.
         state.next_measurement = time.monotonic() + 20 * (time.monotonic() - now)
         if used:
-            memory.set_other(max(state.facts.context_bytes, used - memory.mapped_bytes))
+            known = memory.mapped_bytes + (memory.taken_bytes if state.counts_taken else 0)
+            memory.set_other(max(state.facts.context_bytes, used - known))
             state.publish_memory()

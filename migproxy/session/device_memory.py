@@ -69,6 +69,7 @@ class DeviceMemory:
         self._sizes: dict[int, int] = {}
         self._starts: list[int] = []
         self._foreign: dict[int, int] = {}
+        self._shared: set[int] = set()
         self._chunk_of: dict[int, int] = {}  # granule number → start of its chunk
         self._chunk_sizes: dict[int, int] = {}
         self._chunk_users: dict[int, int] = {}
@@ -112,6 +113,33 @@ class DeviceMemory:
                 if start <= pointer < start + size:
                     return start, size
         return None
+
+    def note_shared(self, base: int) -> None:
+        """An allocation is open to other sessions until it is freed."""
+        with self.lock:
+            self._shared.add(base)
+
+    def own_range(self, pointer: int) -> tuple[int, int]:
+        """Return (base, size) of the allocation of this session that holds `pointer`.
+
+        Raises
+        ------
+        CudaError
+            1 for anything else, also for memory that others placed; 3 for what a forked child inherited.
+        """
+        found = self.find(pointer)
+        if found is None or found[0] not in self._sizes:
+            status = CUDA_ERROR_NOT_INITIALIZED if self._session.is_inherited(pointer) else CUDA_ERROR_INVALID_VALUE
+            raise CudaError(status, f"{pointer:#x} is not memory that this session allocated")
+        return found
+
+    def make_room(self) -> None:
+        """Give back what is mapped but not allocated: the executor needs the quota for something else."""
+        with self.lock:
+            self._empty_bins()
+            if self._quarantine:
+                self._wait_for_frees()
+            self._unmap_spare(0)
 
     def adopt(self, base: int, size: int) -> None:
         """Note memory that the executor or the driver placed (module globals, …)."""
@@ -214,6 +242,10 @@ class DeviceMemory:
         del self._sizes[pointer]
         self._starts.pop(bisect.bisect_left(self._starts, pointer))
         self._session.ring.forget_range(pointer)
+        if pointer in self._shared:
+            # Before its addresses can be given to anything else.
+            self._shared.discard(pointer)
+            self._session.post(Op.IPC_WITHDRAW, layout.HANDLE.pack(pointer))
         if self._tells:
             self._session.post(Op.ALLOCATION, layout.RANGE.pack(pointer, 0))
 

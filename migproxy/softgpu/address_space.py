@@ -7,6 +7,7 @@ again. New memory is always zero: real cards do not promise that, but a tenant m
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from migproxy.errors import CudaError
 from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
+from migproxy.softgpu import shared
 from migproxy.softgpu import written_unsafe as written
 from migproxy.softgpu.card import GRANULARITY, Device
 from migproxy.softgpu.ranges import RangeMap, Room
@@ -39,6 +41,8 @@ class Physical:
     parked: int = 0
     mapping: Mapping | None = None
     touched: bool = False  # it may hold something: access was given once
+    fd: int = -1  # of the file that it lies in, once it was shared; it was taken from another process, if `taken`
+    taken: bool = False
 
 
 @dataclass
@@ -145,6 +149,7 @@ class AddressSpace:
                 found += [(item.base, item.base + item.size, 0) for item in self.mappings if any(item.access.values())]
             else:
                 found += [(base, base + size, written.record(base)) for base, size in self._noted.items()]
+                found += [(item.base, item.base + item.size, 0) for item in self.mappings if item.memory.taken]
             found += [(item.base, item.base + item.size, 0) for item in self.host]
         return sorted(found)
 
@@ -300,6 +305,9 @@ class AddressSpace:
         if memory.parked:
             raw.unreserve(memory.parked, memory.size)
             memory.parked = 0
+        if memory.fd >= 0:
+            os.close(memory.fd)
+            memory.fd = -1
         memory.device.used -= memory.size
 
     def map(self, base: int, size: int, memory: Physical) -> None:
@@ -315,7 +323,9 @@ class AddressSpace:
                 raise CudaError(
                     status.NOT_SUPPORTED, "the software GPU maps an allocation at one address at a time, not at two"
                 )
-            if memory.parked:
+            if memory.fd >= 0:
+                self._map_file(base, memory, raw.PROT_NONE)
+            elif memory.parked:
                 raw.move_pages(memory.parked, base, size)
                 raw.unreserve(memory.parked, size)
                 memory.parked = 0
@@ -331,7 +341,7 @@ class AddressSpace:
                 raise CudaError(status.INVALID_VALUE, f"[{base:#x}, +{size:#x}) cuts through a mapping")
             for mapping in found:
                 memory = mapping.memory
-                if memory.references and memory.touched:
+                if memory.references and memory.touched and memory.fd < 0:
                     try:
                         memory.parked = raw.reserve(memory.size)
                     except OSError as error:
@@ -356,6 +366,55 @@ class AddressSpace:
                 except OSError as error:
                     raise CudaError(status.OUT_OF_MEMORY, str(error)) from error
                 raw.advise_huge(mapping.base, mapping.size)
+
+    # ---- memory that other processes have too -------------------------------------------------------------------
+
+    def share(self, memory: Physical) -> int:
+        """Return a descriptor of the file that the memory lies in; it is put into one at the first time.
+
+        Nothing may run that uses it meanwhile; while a copy does, the call fails with ``CUDA_ERROR_NOT_READY``.
+        """
+        with self.lock:
+            if memory.fd < 0:
+                if self._touching:
+                    raise CudaError(status.NOT_READY, "memory is shared while nothing uses it")
+                self._put_into_file(memory)
+            return os.dup(memory.fd)
+
+    def _put_into_file(self, memory: Physical) -> None:
+        mapping = memory.mapping
+        try:
+            memory.fd = shared.create("migproxy-device-memory", memory.size)
+        except OSError as error:
+            raise CudaError(status.OUT_OF_MEMORY, f"the host refuses a file of {memory.size} bytes: {error}") from error
+        if mapping is not None:
+            protection = _PROTECTION[max(mapping.access.values(), default=0)]
+            if memory.touched:
+                raw.protect(mapping.base, mapping.size, raw.PROT_READ)
+                raw.copy_to_file(memory.fd, mapping.base, mapping.size)
+            for base, size in (self._noted or {}).items():
+                if mapping.base <= base < mapping.base + mapping.size:
+                    written.mark(base, size)  # others may write anything from now on
+            self._map_file(mapping.base, memory, protection)
+        elif memory.parked:
+            raw.copy_to_file(memory.fd, memory.parked, memory.size)
+            raw.unreserve(memory.parked, memory.size)
+            memory.parked = 0
+
+    def _map_file(self, base: int, memory: Physical, protection: int) -> None:
+        try:
+            raw.map_file(base, memory.size, memory.fd, protection)
+        except OSError as error:
+            raise CudaError(status.OUT_OF_MEMORY, f"the host refuses {memory.size} bytes: {error}") from error
+
+    def take(self, device: Device, fd: int, prop: bytes) -> Physical:
+        """Make memory of a file that another process shared; the descriptor stays the caller's."""
+        size = shared.size_of(fd)
+        if size <= 0 or size % GRANULARITY:
+            raise CudaError(status.INVALID_VALUE, "the descriptor is of no device memory")
+        memory = self.create(device, size, prop)
+        memory.fd, memory.touched, memory.taken = os.dup(fd), True, True
+        return memory
 
     def _whole_mappings(self, base: int, size: int) -> list[Mapping]:
         found = self.mappings.covers(base, size)

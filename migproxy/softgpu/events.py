@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from migproxy.errors import CudaError
 from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
 from migproxy.softgpu.capture import Capture, Node, NodeKind
 from migproxy.softgpu.queues import Mark
+from migproxy.softgpu.shared_events import SharedEvent
 from migproxy.softgpu.state import Context, entry, need
 from migproxy.softgpu.streams import StreamApi, give_way, synchronize_context
 
@@ -19,14 +21,25 @@ _EXTERNAL = 1
 class _Record:
     """One ``cuEventRecord``: where it is, and when it was reached."""
 
-    __slots__ = ("at", "mark")
+    __slots__ = ("_number", "_shared", "at", "mark")
 
-    def __init__(self) -> None:
+    def __init__(self, shared: SharedEvent | None) -> None:
         self.mark: Mark | None = None
         self.at = 0
+        self._shared = shared
+        self._number = shared.record() if shared is not None else 0
 
     def reach(self) -> None:
         self.at = time.perf_counter_ns()
+        if self._shared is not None:
+            self._shared.reach(self._number)
+
+
+def _page() -> SharedEvent:
+    try:
+        return SharedEvent()
+    except OSError as error:
+        raise CudaError(status.OUT_OF_MEMORY, f"the host refuses the page of an event: {error}") from error
 
 
 class Event:
@@ -38,6 +51,7 @@ class Event:
         self.handle = 0
         self.record: _Record | None = None
         self.captured: tuple[Capture, list[Node]] | None = None
+        self.shared: SharedEvent | None = None
 
     def refuse_if_captured(self) -> None:
         """Fail a call on an event that was last recorded in a capture; like the driver's, it spoils the capture."""
@@ -48,6 +62,8 @@ class Event:
         capture.refuse(status.CAPTURED_EVENT, "the event was last recorded in a capture")
 
     def reached(self) -> bool:
+        if self.shared is not None:
+            return self.shared.reached()
         mark = self.record.mark if self.record is not None else None
         return mark is None or mark.reached()
 
@@ -64,10 +80,25 @@ class EventApi(StreamApi):
     def cuEventCreate(self, phEvent: int, Flags: int) -> None:
         need(phEvent and not Flags & ~(_BLOCKING_SYNC | _DISABLE_TIMING | _INTERPROCESS), f"event flags {Flags}")
         need(not Flags & _INTERPROCESS or Flags & _DISABLE_TIMING, "an event between processes with timing")
-        need(not Flags & _INTERPROCESS, "events between processes are not supported", status.NOT_SUPPORTED)
         event = Event(self.context(), Flags)
+        if Flags & _INTERPROCESS:
+            event.shared = _page()
         event.handle = self.handles.add(event)
         raw.write_u64(phEvent, event.handle)
+
+    def export_event(self, handle: int) -> int:
+        """Return a descriptor by which another process opens an event (`import_event`); the caller closes it."""
+        event = self.event(handle)
+        if event.shared is None:
+            raise CudaError(status.INVALID_HANDLE, "the event was not made for other processes")
+        return event.shared.export()
+
+    def import_event(self, fd: int) -> int:
+        """Return an event of another process; the descriptor stays the caller's."""
+        event = Event(self.context(), _DISABLE_TIMING | _INTERPROCESS)
+        event.shared = SharedEvent(fd)
+        event.handle = self.handles.add(event)
+        return event.handle
 
     @entry
     def cuEventDestroy(self, hEvent: int) -> None:
@@ -94,7 +125,7 @@ class EventApi(StreamApi):
                 event.captured = (stream.capture, list(stream.capture.frontier[stream]))
             return
         need(event.context.device is stream.context.device, "event and stream of two devices", status.INVALID_HANDLE)
-        record = _Record()
+        record = _Record(event.shared)
         record.mark = stream.submit(NodeKind.EVENT_RECORD, record.reach, quick=True)
         event.captured = None
         event.record = record
@@ -124,7 +155,9 @@ class EventApi(StreamApi):
         event = self.event(hEvent)
         event.refuse_if_captured()
         record = event.record
-        if record is not None and record.mark is not None:
+        if event.shared is not None:
+            event.shared.wait(event.shared.last())
+        elif record is not None and record.mark is not None:
             record.mark.wait()
         event.context.check()
 
@@ -158,7 +191,11 @@ class EventApi(StreamApi):
             stream.submit(NodeKind.WAIT_EVENT, self.wait_when_run(event), params=event)
             return
         record = event.record
-        if record is not None and record.mark is not None and not record.mark.reached():
+        if event.shared is not None:
+            number = event.shared.last()
+            if not event.shared.reached(number):
+                stream.submit(NodeKind.WAIT_EVENT, partial(event.shared.wait, number))
+        elif record is not None and record.mark is not None and not record.mark.reached():
             stream.submit(NodeKind.WAIT_EVENT, None, after=(record.mark,))
 
     @entry
@@ -183,7 +220,7 @@ class _Reacher:
         self.event = event
 
     def __call__(self) -> None:
-        record = _Record()
+        record = _Record(self.event.shared)
         record.reach()
         self.event.captured = None
         self.event.record = record
@@ -196,6 +233,8 @@ class _Waiter:
         self.event = event
 
     def __call__(self) -> None:
-        record = self.event.record
-        if record is not None and record.mark is not None:
+        record, shared = self.event.record, self.event.shared
+        if shared is not None:
+            shared.wait(shared.last())
+        elif record is not None and record.mark is not None:
             record.mark.wait()

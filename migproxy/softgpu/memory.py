@@ -10,13 +10,15 @@ from migproxy.softgpu import memory_unsafe as raw
 from migproxy.softgpu.address_space import Allocation, HostRange, Mapping, Physical, Reservation
 from migproxy.softgpu.card import GRANULARITY, PITCH_ALIGNMENT, Device
 from migproxy.softgpu.contexts import ContextApi
-from migproxy.softgpu.state import entry, need
+from migproxy.softgpu.state import Context, entry, need, signed32
 from migproxy.softgpu.streams import synchronize_context
 
 _PROP = struct.Struct("<IIIiQQ")  # type, requestedHandleTypes, location type, location id, win32 data, flags
 _ACCESS = struct.Struct("<IiI")  # location type, location id, flags
 _LOCATION_DEVICE = 1
 _TYPE_PINNED = 1
+_POSIX_FILE = 1
+_UNSUPPORTED = status.NOT_SUPPORTED
 _MEMORY_HOST, _MEMORY_DEVICE = 1, 2
 _HOST_ALLOC_FLAGS = 0x7
 _HOST_REGISTER_FLAGS = 0xF
@@ -90,7 +92,7 @@ class MemoryApi(ContextApi):
         kind, handles, place, ordinal, _, _ = raw.unpack(_PROP, prop)
         need(kind == _TYPE_PINNED, f"allocation type {kind}")
         need(place == _LOCATION_DEVICE, "memory at the host is not supported", status.NOT_SUPPORTED)
-        need(handles == 0, "handles for other processes are not supported", status.NOT_SUPPORTED)
+        need(handles in (0, _POSIX_FILE), "handles other than descriptors of files are not supported", _UNSUPPORTED)
         return self.device(ordinal)
 
     @entry
@@ -164,6 +166,28 @@ class MemoryApi(ContextApi):
             if not memory.references:
                 memory.handle = self.handles.add(memory)
             memory.references += 1
+        raw.write_u64(handle, memory.handle)
+
+    @entry
+    def cuMemExportToShareableHandle(self, shareableHandle: int, handle: int, handleType: int, flags: int) -> None:
+        need(shareableHandle and handleType == _POSIX_FILE and flags == 0, f"handle type {handleType}")
+        memory = self._physical(handle)
+        need(_PROP.unpack(memory.prop)[1] == _POSIX_FILE, "the memory was not made to be shared")
+        # Moving it into a file takes it away from what runs. Whoever calls is the one that submits.
+        need(memory.fd >= 0 or self._still(), "memory is shared while nothing runs", status.NOT_READY)
+        raw.write_i32(shareableHandle, self.space.share(memory))
+
+    def _still(self) -> bool:
+        """Whether no stream has anything to do."""
+        contexts = {*self.primary.values(), *self.handles.of_kind(Context)}
+        return all(stream.queue.idle() for context in contexts for stream in list(context.streams))
+
+    @entry
+    def cuMemImportFromShareableHandle(self, handle: int, osHandle: int, shHandleType: int) -> None:
+        need(handle and shHandleType == _POSIX_FILE, f"handle type {shHandleType}")
+        prop = _PROP.pack(_TYPE_PINNED, _POSIX_FILE, _LOCATION_DEVICE, 0, 0, 0)
+        memory = self.space.take(self.context().device, signed32(osHandle), prop)
+        memory.handle = self.handles.add(memory)
         raw.write_u64(handle, memory.handle)
 
     # ---- host memory --------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ _libc.mremap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctyp
 
 PAGE = _mmap.PAGESIZE
 PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
+_MAP_SHARED = 0x01
 _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE, _MAP_FIXED_NOREPLACE = 0x02, 0x10, 0x20, 0x4000, 0x100000
 _MREMAP_MAYMOVE, _MREMAP_FIXED, _MREMAP_DONTUNMAP = 1, 2, 4
 _MADV_HUGEPAGE = 14
@@ -258,6 +259,25 @@ def discard(address: int, size: int) -> None:
     flags = _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
     if _libc.mmap(address, size, PROT_NONE, flags, -1, 0) != address:
         raise _failed()
+
+
+def map_file(address: int, size: int, fd: int, protection: int) -> None:
+    """Map a file over a reserved range; the file is as long and does not shrink."""
+    if _libc.mmap(address, size, protection, _MAP_SHARED | _MAP_FIXED, fd, 0) != address:
+        raise _failed()
+
+
+#: Zeros of a file need not be written, so memory that nobody used stays none.
+_STEP = 1 << 16
+_ZEROS = bytes(_STEP)
+
+
+def copy_to_file(fd: int, address: int, size: int) -> None:
+    """Write memory to an empty file of the same size."""
+    for offset in range(0, size, _STEP):
+        piece = read_bytes(address + offset, min(_STEP, size - offset))
+        if piece != _ZEROS:
+            os.pwrite(fd, piece, offset)
 
 
 def move_pages(source: int, destination: int, size: int) -> None:

@@ -1,4 +1,4 @@
-"""Driver API: device, host and managed memory, pointer queries, virtual memory and IPC."""
+"""Driver API: device, host and managed memory, pointer queries, and the exports of virtual memory."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ _MAPPING_SIZE = 18
 _MAPPING_BASE = 19
 _MEMORY_BLOCK_ID = 20
 _HW_DECOMPRESS = 21
+#: CU_MEMORYTYPE_DEVICE
+_DEVICE = 2
 _WIDE = frozenset(
     {
         _CONTEXT,
@@ -179,7 +181,7 @@ def _pointer_attribute(attribute: int, pointer: int, facts: api.PointerFacts) ->
         _BUFFER_ID: facts.base,
         _IS_MANAGED: int(facts.managed),
         _DEVICE_ORDINAL: facts.device,
-        _IPC_CAPABLE: 0,
+        _IPC_CAPABLE: int(facts.memory_type == _DEVICE and not facts.managed and not pools.pool_of(facts.base)),
         _RANGE_START: facts.base,
         _RANGE_SIZE: facts.size,
         _MAPPED: 1,
@@ -241,7 +243,7 @@ def cuPointerSetAttribute(value: int, attribute: int, pointer: int) -> None:
         _sync_memops.discard(facts.base)
 
 
-_VIRTUAL = "memory cannot leave its session, nor back sparse arrays"
+_VIRTUAL = "memory leaves its session by CUDA IPC handles only, and backs no sparse arrays"
 
 
 def _refused(name: str, why: str) -> None:
@@ -260,12 +262,3 @@ for _name in (
     "cuMemMapArrayAsync",
 ):
     _refused(_name, _VIRTUAL)
-
-for _name in (
-    "cuIpcGetEventHandle",
-    "cuIpcOpenEventHandle",
-    "cuIpcGetMemHandle",
-    "cuIpcOpenMemHandle",
-    "cuIpcCloseMemHandle",
-):
-    _refused(_name, "memory and events cannot leave their session")

@@ -228,8 +228,6 @@ def cuEventCreate(event: int, flags: int) -> None:
     need_context()
     if flags & ~0x7 or (flags & 0x4 and not flags & 0x2):
         raise CudaError(st.INVALID_VALUE, f"event flags {flags:#x}")
-    if flags & 0x4:
-        raise refuse("cuEventCreate", "events cannot leave their session, so none can be for IPC")
     put_u64(event, api.event_create(flags))
 
 

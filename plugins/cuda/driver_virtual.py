@@ -81,6 +81,12 @@ def _find(address: int, size: int = 1) -> tuple[int, _Reservation]:
     raise CudaError(st.INVALID_VALUE, f"{size} bytes at {address:#x} are not reserved")
 
 
+def is_reserved(address: int) -> bool:
+    """Tell whether an address lies in a reservation made by hand."""
+    with _lock:
+        return any(base <= address < base + each.size for base, each in _reservations.items())
+
+
 def _check_location(kind: int, number: int) -> None:
     if kind != pools.LOCATION_DEVICE:
         raise refuse("cuMemCreate", "physical allocations are device memory here")

@@ -33,6 +33,7 @@ _FAMILIES = (
     "edges",
     "entry",
     "graphs",
+    "ipc",
     "launch",
     "link",
     "managed",

@@ -24,7 +24,13 @@ _REASONS: Final[tuple[tuple[str, str], ...]] = (
         r"External(Memory|Semaphore)|SignalExternal|WaitExternal|NvSci",
         "external memory and semaphores cannot cross sessions",
     ),
-    (r"Ipc|Shareable|MemExport|MemImport|Fabric|LogicalEndpoint", "memory and events cannot leave their session"),
+    (
+        r"MemPool(Export|Import)",
+        "a pool leaves its session by a descriptor that the function would hold itself, not by a handle; memory of "
+        "cuMemAlloc has CUDA IPC handles",
+    ),
+    (r"Shareable|MemExport|MemImport", "memory leaves its session by CUDA IPC handles only"),
+    (r"Fabric|LogicalEndpoint", "memory and events stay on their slice"),
     (
         r"GreenCtx|DevResource|DevSm|SmResource|ExecutionCtx|ExecAffinity",
         "the broker divides the device, not the function",

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from migproxy_plugins.cuda import runtime_api as rt
 from migproxy_plugins.cuda.runtime.calls import context_call
 from migproxy_plugins.cupy import forking, objects_unsafe, patching
-from migproxy_plugins.cupy.errors import refuse, releasing, runtime_status, translated
+from migproxy_plugins.cupy.errors import releasing, runtime_status, translated
 
 from migproxy.errors import CudaError
 from migproxy.interpose import capsules
@@ -66,13 +66,6 @@ _PROPERTY_NAMES = (
     "maxBlocksPerMultiProcessor", "accessPolicyMaxWindowSize", "reservedSharedMemPerBlock", "deviceOverlap",
     "maxTexture1DLinear", "singleToDoublePrecisionPerfRatio",
 )  # fmt: skip
-
-
-def _refused(name: str, why: str) -> Handler:
-    def refused(*_: Any) -> NoReturn:
-        raise refuse(f"cupy.cuda.runtime.{name}", why)
-
-    return refused
 
 
 def _status(function: Callable[..., None]) -> Callable[..., int]:
@@ -155,7 +148,19 @@ def _arrays(name: str) -> Handler:
     return handler
 
 
-_IPC = "a function's device memory cannot be shared with another function"
+@context_call
+def _ipc_get_mem_handle(pointer: int) -> bytes:
+    from migproxy_plugins.cuda import driver_ipc
+
+    return driver_ipc.memory_handle(pointer)
+
+
+@context_call
+def _ipc_open_mem_handle(handle: bytes, flags: int = 1) -> int:
+    from migproxy_plugins.cuda import driver_ipc
+
+    return driver_ipc.open_memory(handle, flags)
+
 
 #: Handlers that need nothing of the module.
 HANDLERS: dict[str, Handler] = {
@@ -174,11 +179,11 @@ HANDLERS: dict[str, Handler] = {
     "_deviceEnsurePeerAccess": _ensure_peer_access,
     "deviceGetLimit": rt.device_get_limit,
     "deviceSetLimit": rt.device_set_limit,
-    "ipcCloseMemHandle": _refused("ipcCloseMemHandle", _IPC),
-    "ipcGetEventHandle": _refused("ipcGetEventHandle", _IPC),
-    "ipcGetMemHandle": _refused("ipcGetMemHandle", _IPC),
-    "ipcOpenEventHandle": _refused("ipcOpenEventHandle", _IPC),
-    "ipcOpenMemHandle": _refused("ipcOpenMemHandle", _IPC),
+    "ipcCloseMemHandle": context_call(api.ipc_close_memory),
+    "ipcGetEventHandle": context_call(api.ipc_event_handle),
+    "ipcGetMemHandle": _ipc_get_mem_handle,
+    "ipcOpenEventHandle": context_call(api.ipc_open_event),
+    "ipcOpenMemHandle": _ipc_open_mem_handle,
     "malloc": rt.malloc,
     "mallocManaged": rt.malloc_managed,
     "malloc3DArray": _arrays("malloc_3d_array"),

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
 _PAIR = struct.Struct("<QQ")
 _FLOAT = struct.Struct("<f")
+_INTERPROCESS = 4
 
 
 @handles(Op.EVENT_CREATE)
 def event_create(state: SessionState, command: Command) -> Result:
     handle, flags, _ = layout.CREATE.unpack_from(command.payload)
-    # CU_EVENT_INTERPROCESS (4) asks for more than a session may have.
-    event = state.driver.out("cuEventCreate", flags & 3)
+    if flags & _INTERPROCESS and state.pump.holds_event(handle):
+        # The pump knows nothing of events that another session has to reach first.
+        raise CudaError(400, f"event handle {handle:#x}")
+    event = state.driver.out("cuEventCreate", flags & 7)
     state.handles.enter(layout.KIND_EVENT, handle, event)
     if flags == 0 and state.pump.holds_event(handle):
         state.pump.recycle_timed_event(handle)
@@ -34,6 +37,7 @@ def event_create(state: SessionState, command: Command) -> Result:
 def event_destroy(state: SessionState, command: Command) -> Result:
     (handle,) = layout.HANDLE.unpack_from(command.payload)
     state.driver.call("cuEventDestroy", state.handles.remove(layout.KIND_EVENT, handle))
+    state.sharing.withdraw(handle)
     return None
 
 

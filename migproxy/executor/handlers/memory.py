@@ -39,6 +39,7 @@ def map_memory(state: SessionState, command: Command) -> Result:
 def unmap_memory(state: SessionState, command: Command) -> Result:
     address, size = layout.RANGE.unpack_from(command.payload)
     state.memory.unmap(address, size)
+    state.sharing.withdraw_range(address, size)
     state.forget_plans()
     return None
 

@@ -64,6 +64,13 @@ from migproxy.session.api.events import (
     event_synchronize,
 )
 from migproxy.session.api.graphs import graph_destroy, graph_exec_destroy, graph_instantiate, graph_launch
+from migproxy.session.api.ipc import (
+    ipc_close_memory,
+    ipc_event_handle,
+    ipc_memory_handle,
+    ipc_open_event,
+    ipc_open_memory,
+)
 from migproxy.session.api.launch import launch
 from migproxy.session.api.memory import (
     PointerFacts,
@@ -159,6 +166,11 @@ __all__ = [
     "host_unregister",
     "image_size",
     "init",
+    "ipc_close_memory",
+    "ipc_event_handle",
+    "ipc_memory_handle",
+    "ipc_open_event",
+    "ipc_open_memory",
     "is_captured",
     "kernel_function",
     "launch",

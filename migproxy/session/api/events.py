@@ -11,6 +11,8 @@ from migproxy.session.api.streams import resolve
 from migproxy.session.session import current, on_fork, parent_session
 
 CUDA_ERROR_INVALID_HANDLE = 400
+#: CU_EVENT_INTERPROCESS
+INTERPROCESS = 4
 _PAIR = struct.Struct("<QQ")
 _FLOAT = struct.Struct("<f")
 
@@ -42,7 +44,9 @@ on_fork(_after_fork)
 def event_create(flags: int = 0) -> int:
     """Create an event with ``CUevent_flags``."""
     session = current()
-    handle = session.ring.reserve_event(flags)
+    # One that other sessions may record is not for the hot path, which would wait for it with the lease in hand.
+    interprocess = flags & INTERPROCESS
+    handle = session.ring.reserve_slow_event(flags) if interprocess else session.ring.reserve_event(flags)
     session.post(Op.EVENT_CREATE, layout.CREATE.pack(handle, flags, 0))
     return handle
 

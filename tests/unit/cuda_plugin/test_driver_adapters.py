@@ -235,7 +235,7 @@ def test_entry_points(session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> 
     assert call("cuGetExportTable", pointer.at, 0) == 500
 
 
-@pytest.mark.parametrize("name", ["cuIpcGetMemHandle", "cuMemExportToShareableHandle", "cuCtxRecordEvent"])
+@pytest.mark.parametrize("name", ["cuMemImportFromShareableHandle", "cuMemExportToShareableHandle", "cuCtxRecordEvent"])
 def test_refused_by_name(session: FakeSession, name: str, caplog: pytest.LogCaptureFixture) -> None:
     arguments = (FakeSession.CONTEXT, 0) if name == "cuCtxRecordEvent" else (0,) * 5
     with caplog.at_level("WARNING", logger="migproxy.cuda"):

@@ -102,11 +102,11 @@ def test_entries(session: FakeSession, caplog: pytest.LogCaptureFixture) -> None
     assert create is not None
     assert create(out.at, 1) == 0
     assert out.value
-    refused = runtime_entries.runtime_handler("cudaIpcGetMemHandle")
+    refused = runtime_entries.runtime_handler("cudaMemPoolExportToShareableHandle")
     assert refused is not None
     with caplog.at_level("WARNING", logger="migproxy.cuda"):
-        assert refused(0, 0) == 801
-    assert "cudaIpcGetMemHandle" in caplog.text
+        assert refused(0, 0, 0, 0) == 801
+    assert "cudaMemPoolExportToShareableHandle" in caplog.text
     assert runtime_api.get_last_error() == 801
     number = Out(ctypes.c_int)
     count = runtime_entries.runtime_handler("cudaGetDeviceCount")

@@ -281,8 +281,8 @@ def test_a_stream_ordered_free_happens_in_its_place(session: Session) -> None:
 def test_what_is_not_there_is_refused_and_counted(session: Session) -> None:
     assert session.cuda.cuIpcGetMemHandle(session.at, session.alloc(4)) == NOT_SUPPORTED
     assert session.cuda.unsupported == {"cuIpcGetMemHandle": 1}
-    shared = session.data(struct.pack("<IIIiQQ", 1, 1, 1, 0, 0, 0))
-    assert session.cuda.cuMemCreate(session.at, GRANULE, shared, 0) == NOT_SUPPORTED
+    fabric = session.data(struct.pack("<IIIiQQ", 1, 8, 1, 0, 0, 0))
+    assert session.cuda.cuMemCreate(session.at, GRANULE, fabric, 0) == NOT_SUPPORTED
 
 
 def test_arrays(session: Session) -> None:

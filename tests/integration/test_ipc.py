@@ -1,0 +1,469 @@
+"""CUDA IPC between functions of one owner, through one broker: on the software GPU, and on a real one with `-m gpu`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from processes import RunScript
+
+ROOT = str(Path(__file__).resolve().parents[2])
+ENV = {name: value for name, value in os.environ.items() if not name.startswith("MIGPROXY")} | {"PYTHONPATH": ROOT}
+#: A function whose code is what it reads, with what every one of them needs.
+COMMON = """
+import ctypes, os, sys
+from migproxy.errors import CudaError
+from migproxy.session import api
+api.init(); api.ensure_context()
+
+def say(*words): print(*words, flush=True)
+def hear(): return sys.stdin.readline().strip()
+def put(pointer, data):
+    buffer = ctypes.create_string_buffer(data, len(data))
+    api.memcpy_htod(pointer, ctypes.addressof(buffer), len(data))
+def get(pointer, size):
+    buffer = ctypes.create_string_buffer(size)
+    api.memcpy_dtoh(ctypes.addressof(buffer), pointer, size)
+    return buffer.raw
+def status(function, *arguments):
+    try: function(*arguments)
+    except CudaError as error: return error.status
+    return 0
+"""
+GIVER = (
+    COMMON
+    + """
+size = 5 << 20
+pointer = api.mem_alloc(size)
+api.memset(pointer, 7, 1, size)
+api.context_synchronize()
+handle = api.ipc_memory_handle(pointer + 12345)
+assert handle == api.ipc_memory_handle(pointer) and len(handle) == 64
+event = api.event_create(6)
+say(handle.hex(), api.ipc_event_handle(event).hex())
+"""
+)
+TAKER = (
+    COMMON
+    + """
+handle, event_handle = (bytes.fromhex(each) for each in sys.argv[1:])
+"""
+)
+
+
+class Functions:
+    """A broker and the functions that it serves."""
+
+    def __init__(self, folder: Path, device: str, *options: str) -> None:
+        self.folder = folder
+        self.path = str(folder / "b.sock")
+        self.broker = subprocess.Popen(
+            [sys.executable, "-m", "migproxy", "broker", "--socket", self.path, "--device", device,
+             "--default-memory", "1GiB", *options],
+            env=ENV, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self.broker.stderr is not None
+        assert "serves on" in self.broker.stderr.readline()
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, code: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start a function."""
+        script = self.folder / f"f{len(self.started)}.py"
+        script.write_text(code)
+        function = subprocess.Popen(
+            [sys.executable, "-m", "migproxy", "run", "--broker", self.path, str(script), *arguments],
+            env=ENV, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.started.append(function)
+        return function
+
+    def close(self) -> None:
+        for function in self.started:
+            with contextlib.suppress(ProcessLookupError):
+                function.kill()
+            for stream in (function.stdin, function.stdout, function.stderr):
+                assert stream is not None
+                stream.close()
+            function.wait(10.0)
+        self.broker.terminate()
+        self.broker.communicate(timeout=20.0)
+
+
+def line(function: subprocess.Popen[str]) -> str:
+    """Return what a function says next."""
+    assert function.stdout is not None
+    said = function.stdout.readline()
+    if not said:
+        assert function.stderr is not None
+        raise AssertionError(function.stderr.read())
+    return said.strip()
+
+
+def tell(function: subprocess.Popen[str], word: str = "go") -> None:
+    """Have a function go on."""
+    assert function.stdin is not None
+    function.stdin.write(word + "\n")
+    function.stdin.flush()
+
+
+def end(function: subprocess.Popen[str]) -> None:
+    """Wait for a function's end in order."""
+    out, err = function.communicate(timeout=60.0)
+    assert (function.returncode, err) == (0, ""), out + err
+
+
+@pytest.fixture(params=["software", pytest.param("0", marks=pytest.mark.gpu)])
+def functions(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Functions]:
+    software = ("--software-memory", "4GiB") if request.param == "software" else ()
+    made = Functions(tmp_path, request.param, *software)
+    yield made
+    made.close()
+    assert made.broker.returncode == 0
+
+
+def test_two_functions_use_one_allocation(functions: Functions) -> None:
+    giver = functions.start(
+        GIVER
+        + """
+assert status(api.ipc_open_memory, handle) == 201 and status(api.ipc_open_event, api.ipc_event_handle(event)) == 201
+hear()
+assert get(pointer, 4) == b"back" and get(pointer + size - 3, 3) == b"end"
+api.mem_free(pointer)
+again = api.mem_alloc(size)
+say(api.ipc_memory_handle(again).hex()); hear()
+"""
+    )
+    handles = line(giver).split()
+    taker = functions.start(
+        TAKER
+        + """
+free = api.mem_get_info()[0]
+place = api.ipc_open_memory(handle)
+assert api.ipc_open_memory(handle) == place
+assert api.mem_address_range(place + 5) == (place, 5 << 20)
+assert api.pointer_facts(place).memory_type == 2
+assert api.mem_get_info()[0] <= free - (5 << 20)
+assert get(place, 5 << 20) == b"\\x07" * (5 << 20)
+put(place, b"back"); put(place + (5 << 20) - 3, b"end")
+assert status(api.mem_free, place) == 1 and status(api.ipc_memory_handle, place) == 1
+assert status(api.memcpy_dtoh, place, place + (5 << 20) - 1, 2) != 0
+say("written"); hear()
+api.memset(place, 3, 1, 100)
+assert get(place, 1) == b"\\x03"  # it lives here until it is closed
+api.ipc_close_memory(place)
+assert get(place, 1) == b"\\x03"
+api.ipc_close_memory(place)
+assert status(api.ipc_close_memory, place) == 1 and status(get, place, 1) == 1
+assert api.mem_get_info()[0] == free
+assert status(api.ipc_open_memory, handle) == 1  # it was freed there
+new = api.ipc_open_memory(bytes.fromhex(hear()))
+pid = os.fork()
+if not pid:
+    child = status(api.ipc_close_memory, new), status(get, new, 1)
+    os._exit(0 if child == (3, 3) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+api.memset(new, 4, 1, 8)
+assert get(new, 1) == b"\\x04"
+say("done")
+""",
+        *handles,
+    )
+    assert line(taker) == "written"
+    tell(giver)
+    again = line(giver)
+    assert again != handles[0]
+    tell(taker)
+    tell(taker, again)
+    assert line(taker) == "done"
+    tell(giver)
+    end(giver)
+    end(taker)
+
+
+def test_nonsense_opens_nothing(functions: Functions) -> None:
+    giver = functions.start(GIVER + "hear()")
+    handles = line(giver).split()
+    taker = functions.start(
+        TAKER
+        + """
+from migproxy.abi import sharing
+from migproxy.abi.ops import Op
+from migproxy.session.session import current
+for wrong in (b"", bytes(64), handle[:-1], handle[:16] + bytes(48), event_handle, os.urandom(64)):
+    assert status(api.ipc_open_memory, wrong) == 1, wrong
+assert status(api.ipc_open_event, handle) == 1
+assert status(api.ipc_open_event, event_handle[:16] + bytes(48)) == 1
+for _ in range(500):
+    assert status(api.ipc_open_memory, handle[:16] + os.urandom(32) + bytes(16)) == 1
+place = api.ipc_open_memory(handle)
+for _ in range(100_000):
+    assert api.ipc_open_memory(handle) == place
+host = api.host_alloc(100)
+for wrong in (0, 1, host, place, place + 100):
+    assert status(api.ipc_memory_handle, wrong) == 1, wrong
+assert status(api.ipc_event_handle, 5) == 400 and status(api.ipc_event_handle, api.event_create(2)) == 400
+session = current()
+for op in (Op.IPC_CLOSE_MEMORY, Op.IPC_GIVE_EVENT):
+    assert status(session.call, op, b"12345678") in (1, 400)
+assert status(session.call, Op.IPC_GIVE_MEMORY, bytes(16)) == 1
+session.post(Op.IPC_WITHDRAW, b"12345678")
+assert get(place, 2) == b"\\x07\\x07"
+say("done")
+""",
+        *handles,
+    )
+    assert line(taker) == "done"
+    tell(giver)
+    end(giver)
+    end(taker)
+
+
+@pytest.mark.parametrize("killed", ["giver", "taker"])
+def test_either_side_may_be_killed(functions: Functions, killed: str) -> None:
+    giver = functions.start(GIVER + "hear(); assert get(pointer, 3) == b'xyz'; say('fine')")
+    handles = line(giver).split()
+    open_ = (
+        "place = api.ipc_open_memory(handle); event = api.ipc_open_event(event_handle)\n"
+        "put(place, b'xyz')\nsay('open'); hear()\n"
+    )
+    taker = functions.start(
+        TAKER + open_ + "assert get(place, 4) == b'xyz\\x07'; api.event_synchronize(event); api.event_destroy(event)\n"
+        "api.ipc_close_memory(place); assert status(get, place, 1) == 1; say('fine')",
+        *handles,
+    )
+    assert line(taker) == "open"
+    gone, other = (giver, taker) if killed == "giver" else (taker, giver)
+    os.kill(gone.pid, signal.SIGKILL)
+    gone.wait(10.0)
+    tell(other)
+    assert line(other) == "fine"
+    end(other)
+    until_nothing_is_left(functions)
+    late = functions.start(
+        TAKER + "say(status(api.ipc_open_memory, handle), status(api.ipc_open_event, event_handle))", *handles
+    )
+    assert line(late) == "1 1"
+    end(late)
+
+
+def until_nothing_is_left(functions: Functions) -> None:
+    """Wait until the broker has ended all sessions and keeps no descriptors of device memory."""
+    links = Path(f"/proc/{functions.broker.pid}/fd")
+
+    def left() -> list[str]:
+        names = []
+        for link in links.iterdir():
+            with contextlib.suppress(OSError):
+                names.append(os.readlink(link))
+        return [name for name in names if "device-memory" in name or "migproxy-event" in name or "account" in name]
+
+    deadline = time.monotonic() + 20.0
+    while left():
+        assert time.monotonic() < deadline, left()
+        time.sleep(0.01)
+
+
+def test_an_executor_that_is_killed_takes_nobody_along(functions: Functions) -> None:
+    giver = functions.start(GIVER + "hear()")
+    handles = line(giver).split()
+    taker = functions.start(
+        TAKER + "place = api.ipc_open_memory(handle); say('open'); hear(); say(get(place, 2).hex())", *handles
+    )
+    assert line(taker) == "open"
+    children = Path(f"/proc/{functions.broker.pid}/task/{functions.broker.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    tell(taker)
+    assert line(taker) == "0707"
+    end(taker)
+
+
+@pytest.fixture
+def wait_for_event() -> Callable[[Functions], None]:
+    def check(functions: Functions) -> None:
+        giver = functions.start(
+            GIVER
+            + """
+import threading
+stream = api.stream_create(1)
+gate = threading.Event()
+api.stream_add_host_function(stream, gate.wait)
+api.memset(pointer, 9, 1, size, stream)
+api.event_record(event, stream)
+say("recorded"); hear(); gate.set(); hear()
+"""
+        )
+        handles = line(giver).split()
+        assert line(giver) == "recorded"
+        taker = functions.start(
+            TAKER
+            + """
+place, event = api.ipc_open_memory(handle), api.ipc_open_event(event_handle)
+assert status(api.event_query, event) == 600
+mine = api.mem_alloc(100)
+stream = api.stream_create(1)
+api.stream_wait_event(stream, event)
+api.memcpy_dtod(mine, place, 100, stream)
+say("waits")
+api.stream_synchronize(stream)
+assert get(mine, 100) == b"\\x09" * 100
+assert status(api.event_query, event) == 0
+api.event_synchronize(event)
+api.event_destroy(event)
+say("done")
+""",
+            *handles,
+        )
+        assert line(taker) == "waits"
+        tell(giver)
+        assert line(taker) == "done"
+        tell(giver)
+        end(taker)
+        end(giver)
+
+    return check
+
+
+def test_a_stream_waits_for_another_functions_event(
+    functions: Functions, wait_for_event: Callable[[Functions], None]
+) -> None:
+    wait_for_event(functions)
+
+
+def test_a_stream_waits_without_a_lease(tmp_path: Path, wait_for_event: Callable[[Functions], None]) -> None:
+    (tmp_path / "broker.toml").write_text('mode = "full_overlap"\n')
+    functions = Functions(tmp_path, "software", "--config", str(tmp_path / "broker.toml"))
+    try:
+        wait_for_event(functions)
+    finally:
+        functions.close()
+
+
+CUPY = """
+import multiprocessing, sys
+import cupy
+rt = cupy.cuda.runtime
+
+def work(handle, event, queue):
+    pointer = rt.ipcOpenMemHandle(handle)
+    rt.streamWaitEvent(0, rt.ipcOpenEventHandle(event))
+    memory = cupy.cuda.UnownedMemory(pointer, 8000, None)
+    array = cupy.ndarray((1000,), "i8", cupy.cuda.MemoryPointer(memory, 0))
+    total = int(array.sum())
+    array *= 2
+    cupy.cuda.Device().synchronize()
+    rt.ipcCloseMemHandle(pointer)
+    queue.put(total)
+
+if __name__ == "__main__":
+    memory = cupy.cuda.Memory(8000)
+    array = cupy.ndarray((1000,), "i8", cupy.cuda.MemoryPointer(memory, 0))
+    array[...] = cupy.arange(1000)
+    event = rt.eventCreateWithFlags(rt.eventDisableTiming | rt.eventInterprocess)
+    rt.eventRecord(event, 0)
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    child = context.Process(target=work, args=(rt.ipcGetMemHandle(memory.ptr), rt.ipcGetEventHandle(event), queue))
+    child.start()
+    assert queue.get(timeout=60) == 499500
+    child.join()
+    assert int(array.sum()) == 999000
+    try:
+        rt.ipcGetMemHandle(cupy.cuda.malloc_async(512).ptr)
+    except rt.CUDARuntimeError as error:
+        assert error.status == 1
+    else:
+        raise AssertionError("memory of a pool has no handle")
+    print("fine")
+"""
+
+
+def test_cupy_shares_with_a_child(run_script: RunScript) -> None:
+    done = run_script(CUPY)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", ""), done.said
+
+
+NUMBA = """
+import multiprocessing, pickle
+import numpy
+from numba import cuda
+
+def work(array, reserved, queue):
+    with array as opened:
+        first = opened.copy_to_host()
+    with cuda.open_ipc_array(reserved, shape=10, dtype=numpy.intp) as opened:
+        opened[0] = 77
+    queue.put(first)
+
+if __name__ == "__main__":
+    host = numpy.arange(10, dtype=numpy.intp)
+    array = cuda.to_device(host)
+    handle = cuda.current_context().get_ipc_handle(array.gpu_data)
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    child = context.Process(target=work, args=(array[3:8].get_ipc_handle(), handle.handle.reserved, queue))
+    child.start()
+    assert (queue.get(timeout=60) == host[3:8]).all()
+    child.join()
+    assert array.copy_to_host()[0] == 77
+    print("fine")
+"""
+
+
+def test_numba_shares_with_a_child(run_script: RunScript) -> None:
+    driver = pytest.importorskip("cuda.bindings.driver")
+    pytest.importorskip("numba.cuda")
+    if not hasattr(driver.CUipcMemHandle, "reserved"):
+        pytest.skip("numba-cuda reads a field of the handle that this cuda-bindings has not")
+    done = run_script(NUMBA)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", ""), done.said
+
+
+BINDINGS = """
+import subprocess, sys
+from cuda.bindings import driver, runtime
+
+def check(result):
+    assert result[0] == 0, result
+    return result[1] if len(result) == 2 else result[1:]
+
+check(driver.cuInit(0)); check(runtime.cudaFree(0))
+if len(sys.argv) == 1:
+    memory = check(driver.cuMemAlloc(4096)); check(driver.cuMemsetD8(memory, 6, 4096))
+    handle = check(driver.cuIpcGetMemHandle(int(memory) + 100))
+    capable = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE
+    assert check(driver.cuPointerGetAttribute(capable, memory))
+    event = check(driver.cuEventCreate(6)); check(driver.cuEventRecord(event, 0))
+    same = check(runtime.cudaIpcGetMemHandle(int(memory)))
+    import ctypes
+    raw = lambda each: ctypes.string_at(each.getPtr(), 64).hex()
+    assert raw(same) == raw(handle)
+    arguments = [raw(handle), raw(check(driver.cuIpcGetEventHandle(event)))]
+    print(subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, timeout=60))
+else:
+    import ctypes
+    handle, event = driver.CUipcMemHandle(), driver.CUipcEventHandle()
+    for each, text in zip((handle, event), sys.argv[1:]):
+        ctypes.memmove(each.getPtr(), bytes.fromhex(text), 64)
+    place = check(driver.cuIpcOpenMemHandle(handle, 1))
+    assert driver.cuIpcOpenMemHandle(handle, 0)[0] == 1
+    opened = check(driver.cuIpcOpenEventHandle(event)); check(driver.cuEventSynchronize(opened))
+    data = bytearray(4096); check(driver.cuMemcpyDtoH(data, place, 4096)); assert data == b"\\6" * 4096
+    check(driver.cuIpcCloseMemHandle(place)); assert driver.cuIpcCloseMemHandle(place)[0] == 1
+    again = runtime.cudaIpcMemHandle_t(); ctypes.memmove(again.getPtr(), bytes.fromhex(sys.argv[1]), 64)
+    check(runtime.cudaIpcCloseMemHandle(check(runtime.cudaIpcOpenMemHandle(again, 1))))
+    print("fine", end="")
+"""
+
+
+def test_the_driver_and_runtime_api(run_script: RunScript) -> None:
+    pytest.importorskip("cuda.bindings.driver")
+    done = run_script(BINDINGS)
+    assert done.returncode == 0, done.said
+    assert "returncode=0, stdout='fine', stderr=''" in done.stdout, done.said
