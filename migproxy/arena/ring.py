@@ -28,6 +28,8 @@ from migproxy.errors import ProtocolError, SessionLost
 #: The longest a waiter looks before it sleeps, in seconds; with one core there is nothing to look for.
 SPIN_SECONDS = 50e-6 if len(os.sched_getaffinity(0)) > 1 else 0.0
 _SHORTEST_SPIN = SPIN_SECONDS / 16
+#: And so long at most, where looking longer was seen to suffice and there are cores to spare: docs/decisions/waits.md.
+_LONGEST_SPIN = 4 * SPIN_SECONDS if len(os.sched_getaffinity(0)) >= 4 else SPIN_SECONDS
 #: A sleeper looks up this often, so that a lost wake-up or a dead peer costs at most this.
 LOOK_UP = 1.0
 #: The longest payload a spilled command may have.
@@ -398,8 +400,11 @@ class Producer:
         self._words.waited.value = self.waited_ns()
 
     def _adapt(self, waited: float) -> None:
-        """After a sleep: look the full time again if that would nearly have been enough, else less and less."""
-        looking = SPIN_SECONDS if waited < 4 * SPIN_SECONDS else max(self._looking / 2, _SHORTEST_SPIN)
+        """After a sleep: look as long as would have been enough if that is not too long, else less and less."""
+        if waited < 4 * SPIN_SECONDS:
+            looking = max(SPIN_SECONDS, min(1.25 * waited, _LONGEST_SPIN))
+        else:
+            looking = max(self._looking / 2, _SHORTEST_SPIN)
         if looking != self._looking:
             self._look_for(looking)
 

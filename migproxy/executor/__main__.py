@@ -37,6 +37,7 @@ def main(arguments: list[str]) -> int:
         preload()
         opened = open_in_advance()
         preload_plugins(sock)
+        opened = opened and opened.measured_again()
         spec, fds = bootstrap.receive_spec(sock)
         separate(spec.owner_uid, spec.cache_dir)
         try:

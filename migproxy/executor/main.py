@@ -20,7 +20,7 @@ from migproxy.arena import segment
 from migproxy.arena.account import QuotaAccount
 from migproxy.arena.ring import Command, Consumer
 from migproxy.errors import CudaError, MigproxyError, SessionError
-from migproxy.executor import bootstrap, pump
+from migproxy.executor import bootstrap, pump_block
 from migproxy.executor.device_memory import DeviceMemory
 from migproxy.executor.dispatch import carry_out, load_handlers
 from migproxy.executor.driver import AnyDriver
@@ -68,6 +68,10 @@ def serve(spec: control.SessionSpec, fds: list[int], sock: socket.socket, opened
     consumer = Consumer(arena_base, [(heap_start, arena_end - heap_start)])
     window = device_base, device_base + spec.windows.device_size
     tables = PumpTables(driver, arena_base, (heap_start, arena_end), window)
+    if driver.kind == "gpu":
+        # The software GPU would need the interpreter for it, which is what waits.
+        _register_host_memory(driver, arena_base + layout.REPLY_OFFSET, layout.SLOT_COUNT * layout.REPLY_SIZE)
+        tables.let_device_answer()
     account = _open_account(spec, fds)
     memory = DeviceMemory(driver, device_base, spec.windows.device_size, spec.quota, tables, account)
     memory.charge_other(context_bytes)
@@ -118,26 +122,26 @@ def run(state: SessionState, turns: Alone) -> None:
     consumer, completions, tables = state.consumer, state.completions, state.pump
     naps = 0
     while True:
-        tables.set(pump.PYTHON_PENDING, int(bool(completions)))
+        tables.set(pump_block.PYTHON_PENDING, int(bool(completions)))
         reason = tables.run()
         consumer.tail = tables.tail
         held_back = False
         if reason in _COMMAND_IN_HAND:
             if not turns.may_carry_out(reason) or (state.sharing.events and waits_for_others(state)):
-                tables.set(pump.AGAIN, 1)
+                tables.set(pump_block.AGAIN, 1)
                 held_back = True
-            elif reason == pump.REASON_LEASE:
-                tables.set(pump.AGAIN, 1)
-            elif reason == pump.REASON_ERROR:
+            elif reason == pump_block.REASON_LEASE:
+                tables.set(pump_block.AGAIN, 1)
+            elif reason == pump_block.REASON_ERROR:
                 _report(state)
             else:
                 turns.carry_out(lambda: carry_out(state, _command(state)))
-        elif reason == pump.REASON_BAD_HEAD:
+        elif reason == pump_block.REASON_BAD_HEAD:
             log.warning("session %s: the ring's head is impossible", state.spec.session_id)
             state.closing = True
-        fault = tables.get(pump.FAULT)
+        fault = tables.get(pump_block.FAULT)
         if fault:
-            tables.set(pump.FAULT, 0)
+            tables.set(pump_block.FAULT, 0)
             state.note_status(fault)
             state.consumer.set_deferred_status(fault)
         if completions:
@@ -148,17 +152,17 @@ def run(state: SessionState, turns: Alone) -> None:
         state.host_functions.hand_over()
         state.sharing.look()
         # A record that was the last one has made the pump return as from work: after it there is nothing left to do.
-        resting = reason in (pump.REASON_IDLE, pump.REASON_NAP) and not tables.outstanding()
+        resting = reason in (pump_block.REASON_IDLE, pump_block.REASON_NAP) and not tables.outstanding()
         turns.look(idle=resting and not completions)
         if state.closing and not completions:
             return
         if held_back:
             turns.hold(naps)
             naps += 1
-        elif reason == pump.REASON_IDLE and not tables.outstanding() and not completions:
+        elif reason == pump_block.REASON_IDLE and not tables.outstanding() and not completions:
             naps = 0
             consumer.sleep(IDLE_NAP)
-        elif reason == pump.REASON_NAP or reason == pump.REASON_IDLE:
+        elif reason == pump_block.REASON_NAP or reason == pump_block.REASON_IDLE:
             consumer.sleep(turns.rest(naps))
             naps += 1
         else:
@@ -167,11 +171,11 @@ def run(state: SessionState, turns: Alone) -> None:
 
 _COMMAND_IN_HAND = frozenset(
     (
-        pump.REASON_COMMAND,
-        pump.REASON_ERROR,
-        pump.REASON_EVENTS,
-        pump.REASON_LEASE,
-        pump.REASON_FULL,
+        pump_block.REASON_COMMAND,
+        pump_block.REASON_ERROR,
+        pump_block.REASON_EVENTS,
+        pump_block.REASON_LEASE,
+        pump_block.REASON_FULL,
     )
 )
 
@@ -196,7 +200,7 @@ def _command(state: SessionState) -> Command:
 
 def _report(state: SessionState) -> None:
     """Report the driver's error behind the command in hand, which the pump carried out."""
-    state.fail(_command(state), state.pump.get(pump.STATUS), state.driver.detail)
+    state.fail(_command(state), state.pump.get(pump_block.STATUS), state.driver.detail)
 
 
 def _map_arena(spec: control.SessionSpec, fds: list[int]) -> tuple[int, int]:
@@ -252,7 +256,7 @@ def _listen(state: SessionState, sock: socket.socket, arena_end: int, turns: Alo
             _register_host_memory(state.driver, end, message.size)
             state.consumer.add_heap(end, message.size)
             end += message.size
-            state.pump.set(pump.HEAP_END, end)
+            state.pump.set(pump_block.HEAP_END, end)
         except (OSError, CudaError, MigproxyError) as error:
             reason = str(error)
         finally:

@@ -7,7 +7,7 @@ next.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from migproxy.errors import CudaError
 from migproxy.executor.driver import AnyDriver, open_driver
@@ -39,6 +39,10 @@ class OpenDevice:
     memory: ProcessMemory
     context: int
     context_bytes: int
+
+    def measured_again(self) -> OpenDevice:
+        """Return the device with what its context takes now that more was loaded into it, where NVML tells."""
+        return replace(self, context_bytes=self.memory.used() or self.context_bytes)
 
 
 def open_device(name: str) -> OpenDevice:

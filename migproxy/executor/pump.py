@@ -18,11 +18,8 @@ from migproxy.abi.ops import Op
 from migproxy.abi.protocol import DEVICE_GRANULE
 from migproxy.arena.machine_unsafe import (
     U64,
-    External,
     Indirect,
-    copy,
     copy_once,
-    fence,
     load8,
     load16,
     load32,
@@ -30,126 +27,127 @@ from migproxy.arena.machine_unsafe import (
     load64_acquire,
     pause,
     store8,
-    store32,
     store64,
     store64_release,
     time_stamp,
 )
 from migproxy.executor import flight, repeats
+from migproxy.executor.pump_block import (
+    AGAIN,
+    ASKS_STREAM,
+    BYTES_DTOH,
+    BYTES_HTOD,
+    CAPTURING,
+    COPIES_DTOD,
+    COPIES_DTOH,
+    COPIES_HTOD,
+    COPY,
+    COPY_DTOD_ASYNC,
+    COPY_DTOH_ASYNC,
+    COPY_HTOD_ASYNC,
+    EVENT_KINDS,
+    EVENT_LENT,
+    EVENT_OTHER,
+    EVENT_QUERIES,
+    EVENT_QUERY,
+    EVENT_RECORD,
+    EVENT_RECORDED,
+    EVENT_RECORDS,
+    EVENT_TIMED,
+    EVENT_WAITS,
+    EVENTS,
+    FAULT,
+    FLIGHT,
+    FREE_HEAD,
+    FREE_MARKS,
+    FREE_QUEUE,
+    FREE_TAIL,
+    FUNCTION_BYTES,
+    FUNCTION_COUNT,
+    FUNCTION_ESTIMATES,
+    FUNCTION_OFFSETS,
+    FUNCTION_REAL,
+    FUNCTIONS,
+    HEAP_END,
+    HEAP_START,
+    HOST,
+    HOST_CAPACITY,
+    HOST_HEAD,
+    HOST_TAIL,
+    LAUNCH_KERNEL,
+    LAUNCHES,
+    LEASE_BEGUN,
+    LEASE_COPIES,
+    LEASE_VALUE,
+    LEASE_WORD,
+    LENT,
+    MAPPED,
+    MAX_LENT,
+    MEMSET_D8,
+    MEMSET_D16,
+    MEMSET_D32,
+    MEMSETS,
+    OTHER_ESTIMATES,
+    OWN_EVENT,
+    POINTERS,
+    PRINTING,
+    PYTHON_FREES,
+    PYTHON_PENDING,
+    REASON_BAD_HEAD,
+    REASON_COMMAND,
+    REASON_ERROR,
+    REASON_EVENTS,
+    REASON_FULL,
+    REASON_IDLE,
+    REASON_LEASE,
+    REASON_NAP,
+    RECORD,
+    REPEAT,
+    REPEATS,
+    RING_BASE,
+    SPARE_COUNT,
+    SPARE_EVENTS,
+    SPIN_TICKS,
+    STATUS,
+    STICKY,
+    STREAM_QUERIES,
+    STREAM_QUERY,
+    STREAM_WAIT_EVENT,
+    STREAM_WAITS,
+    STREAMS,
+    SYNCS,
+    TABLE_SIZE,
+    TAIL,
+    TIMED_CAPACITY,
+    TIMED_COUNT,
+    TIMED_EVENTS,
+    USER_STREAMS,
+    WAIT_CAPACITY,
+    WAIT_COUNT,
+    WINDOW_BASE,
+    WINDOW_END,
+)
+from migproxy.executor.pump_waits import (
+    NOT_READY,
+    SLOT_COUNT,
+    add_wait,
+    give_back,
+    have_answered,
+    in_flight,
+    one_handle,
+    outstanding,
+    poll,
+    poll_waits,
+    publish_retired,
+    record_spare,
+    reply,
+    ring_bell,
+    set_wait,
+    settle_stream_waits,
+    two_handles,
+    wait_for_event,
+)
 
-# -- state block ------------------------------------------------------------------------------------------------------
-RING_BASE = 0x00  # address of the control segment
-TAIL = 0x08  # commands taken
-HEAP_START = 0x10  # arena bytes that commands may name: [HEAP_START, HEAP_END)
-HEAP_END = 0x18
-WINDOW_BASE = 0x20  # device window: [WINDOW_BASE, WINDOW_END)
-WINDOW_END = 0x28
-MAPPED = 0x30  # address of one byte for each granule of the window: 1 = mapped
-STREAMS = 0x38  # address of TABLE_SIZE real streams by handle index, 0 = none
-EVENTS = 0x40  # address of TABLE_SIZE real events by handle index, 0 = none
-FUNCTIONS = 0x48  # address of TABLE_SIZE addresses of function records by handle index, 0 = none
-POINTERS = 0x50  # address of scratch room for MAX_PARAMETERS parameter pointers
-SPARE_EVENTS = 0x58  # address of a stack of events that are free for completion records
-SPARE_COUNT = 0x60
-WAITS = 0x68  # address of WAIT_CAPACITY records (command number, event, issue time and name if it is a copy)
-WAIT_COUNT = 0x70
-HOST = 0x78  # address of HOST_CAPACITY such records: a queue
-HOST_HEAD = 0x80
-HOST_TAIL = 0x88
-PYTHON_PENDING = 0x90  # 1: Python has completion records of its own, return often
-STATUS = 0x98  # out: the driver's status behind REASON_ERROR
-STICKY = 0xA0  # 1: the context is dead, everything goes to Python
-CAPTURING = 0xA8  # 1: a stream is being captured, waits and copies go to Python
-USER_STREAMS = 0xB0  # number of live user streams
-FREES = 0xB8  # frees submitted
-FREE_QUEUE = 0xC0  # address of HOST_CAPACITY records (0, event): a queue of frees
-FREE_HEAD = 0xC8
-FREE_TAIL = 0xD0
-PYTHON_FREES = 0xD8  # frees that Python still tracks; while there are any, all go to Python
-LEASE_WORD = 0xE0  # address of a u32 that must equal LEASE_VALUE for work on the multiprocessors, 0 = no lease needed
-LEASE_VALUE = 0xE8
-SPIN_TICKS = 0xF0  # how long to look for work before returning, in time-stamp ticks
-FAULT = 0xF8  # out: the first error that a completion record found, for Python to note
-# counters
-LAUNCHES = 0x100
-BYTES_HTOD = 0x108
-BYTES_DTOH = 0x110
-COPIES_HTOD = 0x118
-COPIES_DTOH = 0x120
-MEMSETS = 0x128
-SYNCS = 0x130
-EVENT_RECORDS = 0x138
-EVENT_WAITS = 0x140
-COPIES_DTOD = 0x148
-FREE_MARKS = 0x150
-LEASE_BEGUN = 0x158  # 1: Python has noted that this turn on the lease has begun
-LEASE_COPIES = 0x160  # 1: copies need the lease too
-AGAIN = 0x168  # 1: begin with the command in COPY, which was handed to Python and could not be carried out yet
-EVENT_KINDS = 0x170  # address of TABLE_SIZE bytes by handle index: how the event in EVENTS was made, EVENT_*
-TIMED_EVENTS = 0x178  # address of a stack of events with times, free for the function to create
-# driver functions
-LAUNCH_KERNEL = 0x180
-COPY_HTOD_ASYNC = 0x188
-COPY_DTOH_ASYNC = 0x190
-COPY_DTOD_ASYNC = 0x198
-MEMSET_D8 = 0x1A0
-MEMSET_D16 = 0x1A8
-MEMSET_D32 = 0x1B0
-EVENT_RECORD = 0x1B8
-EVENT_QUERY = 0x1C0
-STREAM_WAIT_EVENT = 0x1C8
-STREAM_QUERY = 0x1D0
-TIMED_COUNT = 0x1D8
-LENT = 0x1E0  # spare events that are events of the function now
-EVENT_QUERIES = 0x1E8  # counter: queries and waits of events
-FLIGHT = 0x1F0  # address of the block of ``executor/flight.py``, 0 = no lease, so nothing is marked
-OTHER_ESTIMATES = 0x1F8  # address of the estimates of what is no kernel: memsets, copies by direction
-PRINTING = 0x200  # 1: kernels may print, and Python sees to it at every wait
-REPEATS = 0x208  # address of the table of ``executor/repeats.py``
-REPEAT = 0x210  # the record of the library call in hand
-STREAM_WAITS = 0x218  # how many of the WAITS ask their stream instead of an event
-STREAM_QUERIES = 0x220  # counter
-COPY = 0x240  # SLOT_SIZE bytes: the command in hand
-STATE_SIZE = COPY + layout.SLOT_SIZE
-
-TABLE_SIZE = 1 << 16
-WAIT_CAPACITY = 256
-HOST_CAPACITY = 8192
-SPARE_CAPACITY = 16384
-MAX_PARAMETERS = 1024
-RECORD = 32
-TIMED_CAPACITY = 64
-MAX_LENT = 4096
-
-# -- how an event was made --------------------------------------------------------------------------------------------
-EVENT_OTHER = 0  # by Python, and to be ended by Python
-EVENT_TIMED = 1  # flags 0: ends on the stack of timed events
-EVENT_LENT = 2  # flags 2 (no times): a spare one, ends on the stack of spare ones
-EVENT_RECORDED = 0x80  # flag: recorded since it was made; one that was used before must not answer from its former life
-
-#: In a wait's command number: the event is the function's, not a spare one.
-OWN_EVENT = 1 << 63
-#: In a wait's command number: in the place of the event there is a stream, to which nothing was submitted since.
-ASKS_STREAM = 1 << 62
-
-# -- function record: real function, parameter count, parameter bytes, estimates, an offset for each; all u64 ----------
-FUNCTION_REAL = 0
-FUNCTION_COUNT = 8
-FUNCTION_BYTES = 16
-FUNCTION_ESTIMATES = 24
-FUNCTION_OFFSETS = FUNCTION_ESTIMATES + 8 * flight.BUCKETS
-
-# -- why the pump returned --------------------------------------------------------------------------------------------
-REASON_IDLE = 0  # nothing to do: sleep on the bell
-REASON_COMMAND = 1  # the command in COPY is Python's
-REASON_ERROR = 2  # the command in COPY failed with STATUS
-REASON_BAD_HEAD = 3  # the ring's head is not between its tail and one round later
-REASON_NAP = 4  # work is on its way: look again soon
-REASON_EVENTS = 5  # the stack of spare events is empty; the command in COPY is Python's
-REASON_LEASE = 6  # the command in COPY needs the compute lease; set `AGAIN` to go on with it
-REASON_FULL = 7  # the command in COPY has to wait until less is on its way; set `AGAIN` to go on with it
-
-NOT_READY = 600
 OP_LAUNCH = 1
 OP_COPY_HTOD = 2
 OP_COPY_DTOH = 3
@@ -166,9 +164,6 @@ OP_EVENT_DESTROY = int(Op.EVENT_DESTROY)
 OP_FREE_MARK = 38
 OP_LIBRARY_CALL = int(Op.LIBRARY_CALL)
 NO_STREAM = (1 << 64) - 1
-SYS_FUTEX = 202
-FUTEX_WAKE = 1
-EVERYONE = 0x7FFFFFFF
 #: Commands between two looks at completions while commands keep coming.
 STRIDE = 31
 PAYLOAD = COPY + layout.PAYLOAD_OFFSET
@@ -181,18 +176,11 @@ L_SHARED = PAYLOAD + 32
 L_FLAGS = PAYLOAD + 36
 L_BYTES = PAYLOAD + 40
 RING_OFFSET = layout.RING_OFFSET
-REPLY_OFFSET = layout.REPLY_OFFSET
-REPLY_SIZE = layout.REPLY_SIZE
-SLOT_COUNT = layout.SLOT_COUNT
 SLOT_SIZE = layout.SLOT_SIZE
 INLINE_PAYLOAD = layout.INLINE_PAYLOAD
 LAUNCH_SIZE = layout.LAUNCH.size
 W_HEAD = layout.HEAD_OFFSET
 W_TAIL = layout.TAIL_OFFSET
-W_BELL = layout.FUNCTION_BELL_OFFSET
-W_SLEEPERS = layout.FUNCTION_SLEEPERS_OFFSET
-W_HOST_RETIRED = layout.HOST_RETIRED_OFFSET
-W_FREES_RETIRED = layout.FREES_RETIRED_OFFSET
 KIND_SHIFT = layout.HANDLE_KIND_SHIFT
 INDEX_SHIFT = 64 - layout.HANDLE_KIND_SHIFT
 KIND_STREAM = layout.KIND_STREAM
@@ -201,13 +189,10 @@ KIND_FUNCTION = layout.KIND_FUNCTION
 FLAG_WAIT = layout.FLAG_WAIT
 FLAG_SPILLED = layout.FLAG_SPILLED
 
-syscall = External("syscall", "I64(I64, U64, I64, U64, U64)")
 launch_kernel = Indirect("I32(U64, U32, U32, U32, U32, U32, U32, U32, U64, U64, U64)")
 copy_async = Indirect("I32(U64, U64, U64, U64)")
 memset_async = Indirect("I32(U64, U32, U64, U64)")
-two_handles = Indirect("I32(U64, U64)")
 wait_event = Indirect("I32(U64, U64, U32)")
-one_handle = Indirect("I32(U64)")
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -247,222 +232,6 @@ def is_mapped(pump: U64, address: U64, size: U64) -> U64:
             return 0
         granule += 1
     return 1
-
-
-# -- replies and completion records -----------------------------------------------------------------------------------
-def ring_bell(ring: U64) -> None:
-    """Tell the function's sleepers that something has changed.
-
-    The fence keeps the look for sleepers behind the bell and what was published: one of the two sides always sees the
-    other.
-    """
-    store32(ring + W_BELL, load32(ring + W_BELL) + 1)
-    fence()
-    if load32(ring + W_SLEEPERS):
-        syscall(SYS_FUTEX, ring + W_BELL, FUTEX_WAKE, EVERYONE, 0)
-
-
-def reply(pump: U64, number: U64, status: U64) -> None:
-    """Answer command `number` with a status and no data."""
-    ring = load64(pump + RING_BASE)
-    line = ring + REPLY_OFFSET + number % SLOT_COUNT * REPLY_SIZE
-    store64(line + 8, status)  # status i32, length u32 = 0
-    store64_release(line, number + 1)
-    ring_bell(ring)
-
-
-def record_spare(pump: U64, stream: U64) -> U64:
-    """Record a spare event on a real stream and return it; 0 when it failed (status in STATUS) or there is none."""
-    count = load64(pump + SPARE_COUNT) - 1
-    event = load64(load64(pump + SPARE_EVENTS) + 8 * count)
-    status = two_handles(load64(pump + EVENT_RECORD), event, stream)
-    if status:
-        store64(pump + STATUS, status)
-        return 0
-    store64(pump + SPARE_COUNT, count)
-    return event
-
-
-def give_back(pump: U64, event: U64) -> None:
-    """Put a completion record's event back on the stack."""
-    count = load64(pump + SPARE_COUNT)
-    store64(load64(pump + SPARE_EVENTS) + 8 * count, event)
-    store64(pump + SPARE_COUNT, count + 1)
-
-
-def add_wait(pump: U64, number: U64, stream: U64, name: U64) -> U64:
-    """Reply to `number` once the work submitted so far to the real stream is done; returns a reason.
-
-    `name` is what the trace calls the copy that is waited for; 0: it is none.
-    """
-    count = load64(pump + WAIT_COUNT)
-    if count >= WAIT_CAPACITY:
-        return REASON_COMMAND
-    event = record_spare(pump, stream)
-    if event == 0:
-        return REASON_ERROR
-    record = load64(pump + WAITS) + count * RECORD
-    store64(record, number)
-    store64(record + 8, event)
-    store64(record + 16, time_stamp())
-    store64(record + 24, name)
-    store64(pump + WAIT_COUNT, count + 1)
-    return 0
-
-
-def wait_for_event(pump: U64, number: U64, event: U64) -> U64:
-    """Reply once an event is done that stays whose it is, or a stream; returns 0. Precondition: there is room for a
-    wait, and `number` has the flag OWN_EVENT, or ASKS_STREAM."""
-    count = load64(pump + WAIT_COUNT)
-    record = load64(pump + WAITS) + count * RECORD
-    store64(record, number)
-    store64(record + 8, event)
-    store64(record + 24, 0)
-    store64(pump + WAIT_COUNT, count + 1)
-    return 0
-
-
-def note_fault(pump: U64, status: U64) -> None:
-    """Keep the first error of completion records until Python has noted it."""
-    if load64(pump + FAULT) == 0:
-        store64(pump + FAULT, status)
-
-
-def note_copied(pump: U64, record: U64) -> None:
-    """Tell the trace of a copy that is done."""
-    if load64(pump + FLIGHT) and load64(record + 24):
-        flight.copied(load64(pump + FLIGHT), load64(record + 24), load64(record + 16))
-
-
-def poll_waits(pump: U64) -> U64:
-    """Answer the waits whose events are done; returns how many."""
-    done = 0
-    index = 0
-    waits = load64(pump + WAITS)
-    while index < load64(pump + WAIT_COUNT):
-        record = waits + index * RECORD
-        number = load64(record)
-        event = load64(record + 8)
-        asked = load64(pump + STREAM_QUERY if number & ASKS_STREAM else pump + EVENT_QUERY)
-        status = one_handle(asked, event)
-        if status == NOT_READY:
-            index += 1
-        else:
-            note_copied(pump, record)
-            copy(record, waits + (load64(pump + WAIT_COUNT) - 1) * RECORD, RECORD)
-            store64(pump + WAIT_COUNT, load64(pump + WAIT_COUNT) - 1)
-            if number & ASKS_STREAM:
-                store64(pump + STREAM_WAITS, load64(pump + STREAM_WAITS) - 1)
-                if load64(pump + FLIGHT) and status == 0:
-                    flight.settle(load64(pump + FLIGHT), event)
-            elif number & OWN_EVENT == 0:
-                give_back(pump, event)
-            if status:
-                note_fault(pump, status)
-            reply(pump, number & ~(OWN_EVENT | ASKS_STREAM), status)
-            done += 1
-    return done
-
-
-def settle_stream_waits(pump: U64) -> None:
-    """More is submitted: the waits that ask their stream get an event behind what they wait for.
-
-    While there is no spare event they go on asking, which can only take longer.
-    """
-    index = 0
-    waits = load64(pump + WAITS)
-    while index < load64(pump + WAIT_COUNT):
-        record = waits + index * RECORD
-        if load64(record) & ASKS_STREAM and load64(pump + SPARE_COUNT) > 1:
-            event = record_spare(pump, load64(record + 8))
-            if event:
-                store64(record, load64(record) & ~ASKS_STREAM)
-                store64(record + 8, event)
-                store64(pump + STREAM_WAITS, load64(pump + STREAM_WAITS) - 1)
-        index += 1
-
-
-def poll_queue(pump: U64, queue: U64, head: U64) -> U64:
-    """Take finished records off the front of a queue; `queue` and `head` are offsets in the block. Returns how many."""
-    done = 0
-    busy = 1
-    while busy:
-        first = load64(pump + head)
-        if first == load64(pump + head + 8):
-            busy = 0
-        else:
-            record = load64(pump + queue) + first % HOST_CAPACITY * RECORD
-            event = load64(record + 8)
-            status = one_handle(load64(pump + EVENT_QUERY), event)
-            if status == NOT_READY:
-                busy = 0
-            else:
-                if status:
-                    note_fault(pump, status)
-                note_copied(pump, record)
-                give_back(pump, event)
-                store64(pump + head, first + 1)
-                done += 1
-    return done
-
-
-def publish_retired(pump: U64) -> None:
-    """Publish below which command number host memory is free again."""
-    ring = load64(pump + RING_BASE)
-    first = load64(pump + HOST_HEAD)
-    retired = load64(pump + TAIL)
-    if first != load64(pump + HOST_TAIL):
-        retired = load64(load64(pump + HOST) + first % HOST_CAPACITY * RECORD)
-    if load64(ring + W_HOST_RETIRED) != retired:
-        store64_release(ring + W_HOST_RETIRED, retired)
-        ring_bell(ring)
-
-
-def poll_flight(pump: U64) -> U64:
-    """Look at the marks behind work on the multiprocessors; returns how many were reached."""
-    marks = load64(pump + FLIGHT)
-    if marks == 0:
-        return 0
-    before = load64(marks + flight.HEAD)
-    if before == load64(marks + flight.TAIL):
-        return 0
-    status = flight.poll_marks(marks)
-    if status:
-        note_fault(pump, status)
-    return load64(marks + flight.HEAD) - before
-
-
-def in_flight(pump: U64) -> U64:
-    """Tell whether work on the multiprocessors is on its way, as far as it is marked."""
-    marks = load64(pump + FLIGHT)
-    return marks != 0 and load64(marks + flight.HEAD) != load64(marks + flight.TAIL)
-
-
-def poll(pump: U64) -> U64:
-    """Look at every completion record that could be due; returns how many were."""
-    done = poll_flight(pump)
-    done += poll_waits(pump)
-    if load64(pump + HOST_HEAD) != load64(pump + HOST_TAIL):
-        done += poll_queue(pump, HOST, HOST_HEAD)
-    if load64(pump + FREE_HEAD) != load64(pump + FREE_TAIL):
-        freed = poll_queue(pump, FREE_QUEUE, FREE_HEAD)
-        if freed:
-            ring = load64(pump + RING_BASE)
-            store64_release(ring + W_FREES_RETIRED, load64(ring + W_FREES_RETIRED) + freed)
-            ring_bell(ring)
-            done += freed
-    publish_retired(pump)
-    return done
-
-
-def outstanding(pump: U64) -> U64:
-    """Tell whether any completion record is open."""
-    return (
-        load64(pump + WAIT_COUNT) != 0
-        or load64(pump + HOST_HEAD) != load64(pump + HOST_TAIL)
-        or load64(pump + FREE_HEAD) != load64(pump + FREE_TAIL)
-        or in_flight(pump)
-    )
 
 
 # -- operations -------------------------------------------------------------------------------------------------------
@@ -582,13 +351,16 @@ def do_sync(pump: U64, number: U64, stream: U64) -> U64:
     if load64(pump + WAIT_COUNT) < WAIT_CAPACITY and (marks == 0 or load64(marks + flight.LIMIT) == flight.NO_LIMIT):
         # To set an event behind it, and then to ask that, would take longer than many a kernel does.
         store64(pump + STREAM_WAITS, load64(pump + STREAM_WAITS) + 1)
+        have_answered(pump, number, stream)
         return wait_for_event(pump, number | ASKS_STREAM, stream)
-    if marks and load64(pump + WAIT_COUNT) < WAIT_CAPACITY:
-        # The mark behind what is waited for serves the wait too: one event instead of two.
-        event = flight.mark_of(marks, stream)
-        if event:
-            return wait_for_event(pump, number | OWN_EVENT, event)
-    return add_wait(pump, number, stream, 0)
+    if load64(pump + WAIT_COUNT) >= WAIT_CAPACITY:
+        return REASON_COMMAND
+    have_answered(pump, number, stream)
+    # The mark behind what is waited for serves the wait too: one event instead of two.
+    event = flight.mark_of(marks, stream) if marks else 0
+    if event:
+        return wait_for_event(pump, number | OWN_EVENT, event)
+    return set_wait(pump, number, stream, 0)
 
 
 def ask_stream(pump: U64, number: U64, stream: U64) -> U64:
@@ -770,7 +542,10 @@ def execute(pump: U64) -> U64:
     flags = load16(pump + COPY + 2)
     length = load32(pump + COPY + 4)
     if load64(pump + STREAM_WAITS):
-        settle_stream_waits(pump)
+        # Who was answered by the device goes on before this process has seen that it could.
+        poll_waits(pump)
+        if load64(pump + STREAM_WAITS):
+            settle_stream_waits(pump)
     if load64(pump + STICKY) or flags & FLAG_SPILLED or length > INLINE_PAYLOAD:
         return REASON_COMMAND
     if load64(pump + CAPTURING) and op != OP_LAUNCH:

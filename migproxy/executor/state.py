@@ -11,7 +11,7 @@ import msgspec
 
 from migproxy.abi import control, layout
 from migproxy.errors import CudaError
-from migproxy.executor import pump
+from migproxy.executor import pump_block
 from migproxy.executor.completions import Action, Completions
 from migproxy.executor.device_memory import DeviceMemory
 from migproxy.executor.handles import Handles
@@ -163,7 +163,7 @@ class SessionState:
         """
         if self.driver.kind != "software":
             self.completions.printing = True
-            self.pump.set(pump.PRINTING, 1)
+            self.pump.set(pump_block.PRINTING, 1)
 
     # -- replies and errors ----------------------------------------------------------------------------------------
     def reply(self, number: int, status: int = 0, data: bytes = b"") -> None:
@@ -213,7 +213,7 @@ class SessionState:
         """Make the session's context dead if `status` says so."""
         if status in STICKY and not self.sticky:
             self.sticky = status
-            self.pump.set(pump.STICKY, 1)
+            self.pump.set(pump_block.STICKY, 1)
             self.consumer.set_sticky_status(status)
 
     # -- host memory and frees -------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ class SessionState:
 
     def mark_free(self) -> None:
         """A free was submitted: its addresses may be used again once all work submitted so far has retired."""
-        self.pump.add(pump.PYTHON_FREES, 1)
+        self.pump.add(pump_block.PYTHON_FREES, 1)
 
         def done(_: int) -> None:
             self._frees_done += 1
@@ -234,7 +234,7 @@ class SessionState:
         """Publish frees that Python tracked, once every free before them that the pump tracked has retired."""
         if self._frees_done and not self.pump.frees_outstanding():
             self.consumer.add_frees_retired(self._frees_done)
-            self.pump.add(pump.PYTHON_FREES, -self._frees_done)
+            self.pump.add(pump_block.PYTHON_FREES, -self._frees_done)
             self._frees_done = 0
 
     # -- accounting ------------------------------------------------------------------------------------------------

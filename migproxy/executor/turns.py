@@ -14,7 +14,7 @@ from migproxy.abi import layout
 from migproxy.abi.control import TraceEvent
 from migproxy.abi.ops import OPERATIONS, Op
 from migproxy.errors import CudaError
-from migproxy.executor import flight, pump
+from migproxy.executor import flight, pump, pump_block
 from migproxy.executor.lease import LeaseClient
 from migproxy.executor.repeat_tables_unsafe import call_name
 
@@ -116,7 +116,9 @@ class Alone:
     def _progress_seen(self) -> tuple[int, ...]:
         """Return what changes while work goes on; more work, or another question, is as good as progress here."""
         tables = self._state.pump
-        waits, copies, frees = (tables.get(each) for each in (pump.WAIT_COUNT, pump.HOST_HEAD, pump.FREE_HEAD))
+        waits, copies, frees = (
+            tables.get(each) for each in (pump_block.WAIT_COUNT, pump_block.HOST_HEAD, pump_block.FREE_HEAD)
+        )
         return waits, copies, frees, tables.tail
 
     def _compiles(self, now: int) -> bool:
@@ -154,31 +156,31 @@ class Turns(Alone):
         self._announced = False
         self._called: set[str] = set()
         tables = state.pump
-        tables.set(pump.LEASE_WORD, lease.permit_address)
-        tables.set(pump.LEASE_VALUE, 1)
-        tables.set(pump.LEASE_COPIES, int(with_copies))
-        tables.set(pump.LEASE_BEGUN, 0)
-        self._begun = tables.word(pump.LEASE_BEGUN)
-        self._operation = tables.word(pump.COPY)
+        tables.set(pump_block.LEASE_WORD, lease.permit_address)
+        tables.set(pump_block.LEASE_VALUE, 1)
+        tables.set(pump_block.LEASE_COPIES, int(with_copies))
+        tables.set(pump_block.LEASE_BEGUN, 0)
+        self._begun = tables.word(pump_block.LEASE_BEGUN)
+        self._operation = tables.word(pump_block.COPY)
 
     # -- before and after a command ----------------------------------------------------------------------------------
     def may_carry_out(self, reason: int) -> bool:
         """Tell whether the command in hand may be carried out now; ask again until it may."""
-        if reason == pump.REASON_ERROR or self._state.sticky or not self._is_leased():
+        if reason == pump_block.REASON_ERROR or self._state.sticky or not self._is_leased():
             return True
         if self.undisturbed():
-            return reason != pump.REASON_FULL
+            return reason != pump_block.REASON_FULL
         if self._gave_up_at:
             self._learn_to_think(time.monotonic_ns() - self._gave_up_at)
         if not self._lease.acquire():
             self._wanted_at = self._wanted_at or time.monotonic_ns()
             return False
         self._begin()
-        if reason == pump.REASON_FULL:
+        if reason == pump_block.REASON_FULL:
             return False
         if not self._bounded:
             return not self._flight.full
-        return reason == pump.REASON_LEASE or self._capturing() or self._flight.has_room(self._estimates())
+        return reason == pump_block.REASON_LEASE or self._capturing() or self._flight.has_room(self._estimates())
 
     def carry_out(self, action: Callable[[], None]) -> None:
         """Carry out the command in hand, and mark what it puts on its way on the multiprocessors."""
@@ -255,8 +257,8 @@ class Turns(Alone):
             self._state.counters["lease_waits"] += 1
             self._state.counters["waited_ns"] += time.monotonic_ns() - self._wanted_at
             self._wanted_at = 0
-        if not tables.get(pump.LEASE_BEGUN):
-            tables.set(pump.LEASE_BEGUN, 1)
+        if not tables.get(pump_block.LEASE_BEGUN):
+            tables.set(pump_block.LEASE_BEGUN, 1)
             self._answers = self._count_answers()
         self._look_for(self._think if bounded else LOOK)
 
@@ -320,13 +322,16 @@ class Turns(Alone):
         if given:
             self._answers_of_turn = self._count_answers() - self._answers
             self._gave_up_at = 0 if wants else time.monotonic_ns()
-            self._state.pump.set(pump.LEASE_BEGUN, 0)
+            self._state.pump.set(pump_block.LEASE_BEGUN, 0)
             self._look_for(LOOK)
 
     # -- the think-time ----------------------------------------------------------------------------------------------
     def _count_answers(self) -> int:
         tables = self._state.pump
-        return sum(tables.get(each) for each in (pump.SYNCS, pump.EVENT_QUERIES, pump.STREAM_QUERIES, pump.COPIES_DTOH))
+        return sum(
+            tables.get(each)
+            for each in (pump_block.SYNCS, pump_block.EVENT_QUERIES, pump_block.STREAM_QUERIES, pump_block.COPIES_DTOH)
+        )
 
     def _learn_to_think(self, gap: int) -> None:
         """How long it pays to keep the lease although there is nothing to do.
@@ -370,7 +375,7 @@ class Turns(Alone):
 
     def _look_for(self, seconds: float) -> None:
         """Have the pump look for work, or for the lease, so long before it returns."""
-        self._state.pump.set(pump.SPIN_TICKS, self._flight.ticks(int(seconds * 1e9)))
+        self._state.pump.set(pump_block.SPIN_TICKS, self._flight.ticks(int(seconds * 1e9)))
 
     def account(self) -> None:
         """Enter the session's time on the device into its counters: with the lease, and with work on its way."""

@@ -37,6 +37,7 @@ _SIGNATURES = {
     "cuStreamQuery": "p",
     "cuStreamSynchronize": "p",
     "cuStreamWaitEvent": "ppu",
+    "cuStreamWriteValue64": "pppu",
 }
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from migproxy_plugins.cupy import captured, native_unsafe, roles, signatures, tables
+from migproxy_plugins.cupy import captured, native_unsafe, roles, signatures, tables, warming
 from migproxy_plugins.cupy import objects_unsafe as raw
 from migproxy_plugins.cupy.roles import NOT_SUPPORTED, Kind
 from migproxy_plugins.cupy.serving import CUB, EXTRA, HOST_ONLY, Serving, UnknownObject
@@ -23,6 +24,7 @@ from migproxy_plugins.cupy.serving_fft import CUFFT
 
 from migproxy.errors import CudaError, MigproxyError, ProtocolError
 from migproxy.executor.dispatch import LibraryError
+from migproxy.executor.opened import OPEN_VARIABLE
 from migproxy.executor.repeat_tables_unsafe import NativeCall, Repeat
 from migproxy.executor.table_server import guard_views
 
@@ -473,8 +475,10 @@ def prepare(context: Context, library: str, function: str, arguments: list[Any])
 
 
 def preload() -> None:
-    """Import the libraries' modules, which takes as long as a context."""
+    """Import the libraries' modules, which takes as long as a context, and load what most functions use of them."""
     if os.environ.get("CUDA_VISIBLE_DEVICES"):
         for name in LIBRARIES:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
+        if CUB in sys.modules and os.environ.get(OPEN_VARIABLE) == "1":
+            warming.reduce_once(sys.modules[CUB])

@@ -10,7 +10,7 @@ import msgspec
 
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
-from migproxy.executor import pump
+from migproxy.executor import pump_block
 from migproxy.executor.dispatch import Result, handles
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def begin_capture(state: SessionState, stream: int, into: tuple[int, int, int] |
         graph, nodes, count = into
         state.driver.call("cuStreamBeginCaptureToGraph", real, graph, nodes, 0, count, _CAPTURE_RELAXED)
     state.capturing[stream] = real
-    state.pump.set(pump.CAPTURING, 1)
+    state.pump.set(pump_block.CAPTURING, 1)
 
 
 @handles(Op.CAPTURE_BEGIN)
@@ -52,7 +52,7 @@ def capture_begin(state: SessionState, command: Command) -> Result:
 def capture_end(state: SessionState, command: Command) -> Result:
     stream = state.stream(command.stream)
     state.capturing.pop(command.stream, None)
-    state.pump.set(pump.CAPTURING, int(bool(state.capturing)))
+    state.pump.set(pump_block.CAPTURING, int(bool(state.capturing)))
     graph = state.driver.out("cuStreamEndCapture", before=(stream,))
     # A query during the capture may have named the graph already.
     known = [handle for handle, real in state.handles.all(layout.KIND_GRAPH).items() if real == graph]

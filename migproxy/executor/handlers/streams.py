@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
-from migproxy.executor import pump
+from migproxy.executor import pump_block
 from migproxy.executor.dispatch import PENDING, Result, handles
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def stream_destroy(state: SessionState, command: Command) -> Result:
     state.forget_plans()
     state.end_stream(stream)
     if state.capturing.pop(handle, None) is not None:
-        state.pump.set(pump.CAPTURING, int(bool(state.capturing)))
+        state.pump.set(pump_block.CAPTURING, int(bool(state.capturing)))
     return None
 
 

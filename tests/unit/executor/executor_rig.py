@@ -8,7 +8,7 @@ from migproxy.abi import control, layout
 from migproxy.abi.protocol import DEVICE_GRANULE, PROTOCOL_VERSION
 from migproxy.arena import segment
 from migproxy.arena.ring import Consumer, Producer, write_header
-from migproxy.executor import pump
+from migproxy.executor import pump_block
 from migproxy.executor.device_memory import DeviceMemory
 from migproxy.executor.dispatch import carry_out, load_handlers
 from migproxy.executor.driver import SoftwareDriver
@@ -53,17 +53,17 @@ class Rig:
     def step(self) -> None:
         state = self.state
         for _ in range(300):
-            state.pump.set(pump.PYTHON_PENDING, int(bool(state.completions)))
+            state.pump.set(pump_block.PYTHON_PENDING, int(bool(state.completions)))
             reason = state.pump.run()
             state.consumer.tail = state.pump.tail
-            if reason in (pump.REASON_COMMAND, pump.REASON_EVENTS):
+            if reason in (pump_block.REASON_COMMAND, pump_block.REASON_EVENTS):
                 carry_out(state, state.consumer.parse(state.pump.command(), state.pump.tail - 1))
-            elif reason == pump.REASON_ERROR:
+            elif reason == pump_block.REASON_ERROR:
                 command = state.consumer.parse(state.pump.command(), state.pump.tail - 1)
-                state.fail(command, state.pump.get(pump.STATUS))
+                state.fail(command, state.pump.get(pump_block.STATUS))
             state.completions.poll()
             state.publish_frees()
-            if reason == pump.REASON_IDLE and not state.completions:
+            if reason == pump_block.REASON_IDLE and not state.completions:
                 return
         raise AssertionError("the executor does not come to rest")
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from migproxy.abi import layout
 from migproxy.abi.ops import OPERATIONS, Op
 from migproxy.abi.protocol import DEVICE_GRANULE
-from migproxy.executor import pump
+from migproxy.executor import pump_block
 from migproxy.executor.handlers.launch import LaunchTarget
 
 from .executor_rig import QUOTA, WINDOW, Rig
@@ -90,7 +90,7 @@ def test_an_impossible_head_is_refused(rig: Rig) -> None:
     head = ctypes.c_uint64.from_address(rig.base + layout.HEAD_OFFSET)
     before = head.value
     head.value = before + layout.SLOT_COUNT + 1
-    assert rig.state.pump.run() == pump.REASON_BAD_HEAD
+    assert rig.state.pump.run() == pump_block.REASON_BAD_HEAD
     head.value = before
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
-from migproxy.executor import pump
+from migproxy.executor import pump_block
 from migproxy.executor.handlers.modules import may_print
 
 from .executor_rig import Rig
@@ -68,4 +68,4 @@ def test_waits_go_through_the_drivers_own_once_kernels_may_print(rig: Rig, monke
 def test_the_software_gpu_needs_none_of_it(rig: Rig) -> None:
     rig.state.expect_prints()
     assert not rig.state.completions.printing
-    assert rig.state.pump.get(pump.PRINTING) == 0
+    assert rig.state.pump.get(pump_block.PRINTING) == 0

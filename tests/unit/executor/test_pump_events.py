@@ -9,7 +9,7 @@ import pytest
 
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
-from migproxy.executor import dispatch, pump
+from migproxy.executor import dispatch, pump_block
 
 from . import executor_rig
 from .executor_rig import Rig
@@ -128,7 +128,7 @@ def test_hostile_handles_are_refused(rig: Rig) -> None:
 
 
 def test_numbers_beyond_the_table_are_pythons(rig: Rig) -> None:
-    handle = create(rig, pump.TABLE_SIZE + 5)
+    handle = create(rig, pump_block.TABLE_SIZE + 5)
     record(rig, handle)
     assert ask(rig, handle, Op.EVENT_SYNC) == 0
     assert rig.state.handles.counts()["event"] == 1
@@ -147,5 +147,5 @@ def test_many_events_at_a_time(rig: Rig) -> None:
     for handle in handles:
         assert ask(rig, handle) == 0
         destroy(rig, handle)
-    assert rig.state.pump.get(pump.LENT) == 0
+    assert rig.state.pump.get(pump_block.LENT) == 0
     assert "event" not in rig.state.handles.counts()

@@ -14,7 +14,7 @@ import pytest
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
 from migproxy.abi.protocol import DEVICE_GRANULE
-from migproxy.executor import dispatch, flight, pump, repeats
+from migproxy.executor import dispatch, flight, pump_block, repeats
 from migproxy.executor.dispatch import LibraryError
 from migproxy.executor.repeat_tables_unsafe import NativeCall, Repeat, RepeatTables, compile_repeats
 
@@ -263,9 +263,9 @@ def leased(rig: Rig) -> Rig:
     tables.open_flight()
     permit = ctypes.c_uint32(1)
     for offset, value in (
-        (pump.LEASE_WORD, ctypes.addressof(permit)),
-        (pump.LEASE_VALUE, 1),
-        (pump.LEASE_BEGUN, 1),
+        (pump_block.LEASE_WORD, ctypes.addressof(permit)),
+        (pump_block.LEASE_VALUE, 1),
+        (pump_block.LEASE_BEGUN, 1),
     ):
         tables.set(offset, value)
     rig.permit = permit  # type: ignore[attr-defined]
@@ -288,10 +288,10 @@ def test_without_the_turn_nothing_is_repeated(leased: Rig) -> None:
     taught(leased)
     leased.permit.value = 0  # type: ignore[attr-defined]
     leased.producer.submit(Op.LIBRARY_CALL, msgspec.msgpack.encode(("a.library", "function", [3, 4])))
-    assert leased.state.pump.run() == pump.REASON_LEASE
+    assert leased.state.pump.run() == pump_block.REASON_LEASE
     assert seen == [(3, 4)], "the one of `taught`"
     leased.permit.value = 1  # type: ignore[attr-defined]
-    leased.state.pump.set(pump.AGAIN, 1)
+    leased.state.pump.set(pump_block.AGAIN, 1)
     leased.step()
     assert seen == [(3, 4)] * 2
 

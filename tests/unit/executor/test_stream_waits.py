@@ -10,7 +10,7 @@ import pytest
 
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
-from migproxy.executor import dispatch, pump
+from migproxy.executor import dispatch, pump_block
 
 from .executor_rig import Rig
 
@@ -27,9 +27,9 @@ class Device:
         self.recorded: list[int] = []
         self._kept: list[Any] = []
         for offset, function, parameters in (
-            (pump.STREAM_QUERY, self._stream, 1),
-            (pump.EVENT_QUERY, self._event, 1),
-            (pump.EVENT_RECORD, self._record, 2),
+            (pump_block.STREAM_QUERY, self._stream, 1),
+            (pump_block.EVENT_QUERY, self._event, 1),
+            (pump_block.EVENT_RECORD, self._record, 2),
         ):
             before = rig.state.pump.get(offset)
             rig.state.pump.set(offset, self._pointer(function, parameters))
@@ -57,7 +57,7 @@ class Device:
 @pytest.fixture
 def rig() -> Iterator[Rig]:
     made = Rig()
-    made.state.pump.set(pump.SPIN_TICKS, 0)
+    made.state.pump.set(pump_block.SPIN_TICKS, 0)
     yield made
     made.close()
 
@@ -72,7 +72,7 @@ def turn(rig: Rig) -> int:
     state = rig.state
     reason = state.pump.run()
     state.consumer.tail = state.pump.tail
-    if reason == pump.REASON_COMMAND:
+    if reason == pump_block.REASON_COMMAND:
         dispatch.carry_out(state, state.consumer.parse(state.pump.command(), state.pump.tail - 1))
     return reason
 
@@ -100,7 +100,7 @@ def test_a_wait_asks_the_stream_and_records_nothing(rig: Rig, device: Device) ->
     turn(rig)
     assert answered(rig, number) == (0, b"")
     assert "event" not in device.asked
-    assert rig.state.pump.get(pump.STREAM_WAITS) == 0
+    assert rig.state.pump.get(pump_block.STREAM_WAITS) == 0
 
 
 def test_what_is_submitted_later_is_not_waited_for(rig: Rig, device: Device) -> None:
@@ -124,7 +124,7 @@ def test_several_threads_wait(rig: Rig, device: Device) -> None:
         device.events[event] = 0
     turn(rig)
     assert [answered(rig, number) for number in numbers] == [(0, b"")] * 3
-    assert rig.state.pump.get(pump.WAIT_COUNT) == 0
+    assert rig.state.pump.get(pump_block.WAIT_COUNT) == 0
 
 
 def test_a_fault_reaches_who_waits(rig: Rig, device: Device) -> None:
@@ -133,14 +133,14 @@ def test_a_fault_reaches_who_waits(rig: Rig, device: Device) -> None:
     device.streams[0] = 700
     turn(rig)
     assert answered(rig, number) == (700, b"")
-    assert rig.state.pump.get(pump.FAULT) == 700
+    assert rig.state.pump.get(pump_block.FAULT) == 700
 
 
 def test_hung_work_is_answered_by_number(rig: Rig, device: Device) -> None:
     device.streams[0] = NOT_READY
     numbers = [ask(rig) for _ in range(2)]
     assert sorted(rig.state.pump.take_waits()) == numbers
-    assert rig.state.pump.get(pump.STREAM_WAITS) == 0
+    assert rig.state.pump.get(pump_block.STREAM_WAITS) == 0
     assert not rig.state.pump.outstanding()
 
 

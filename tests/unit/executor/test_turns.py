@@ -13,7 +13,7 @@ import pytest
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
 from migproxy.abi.protocol import DEVICE_GRANULE
-from migproxy.executor import flight, pump
+from migproxy.executor import flight, pump_block
 from migproxy.executor.flight import BATCH_COUNT
 from migproxy.executor.main import run
 from migproxy.executor.turns import Turns
@@ -166,7 +166,7 @@ def test_a_function_that_goes_on_asking_does_not_hide_a_kernel_that_hangs_from_o
         marks.set(flight.TAIL, marks.get(flight.HEAD) + 1)  # a mark that is never reached
         deadline = time.monotonic() + (20 if contended else 0.1)
         while time.monotonic() < deadline and not rig.state.closing:
-            tables.add(pump.TAIL, 1)  # one question after the other
+            tables.add(pump_block.TAIL, 1)  # one question after the other
             turns._watch()
         assert rig.state.closing is contended
         assert rig.state.counters["hung_kernels"] == contended
