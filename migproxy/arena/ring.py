@@ -228,8 +228,10 @@ class Producer:
         line = self.base + layout.REPLY_OFFSET + number % layout.SLOT_COUNT * layout.REPLY_SIZE
         return ctypes.c_uint64.from_address(line).value
 
-    def wait(self, number: int, timeout: float | None = None) -> tuple[int, bytes]:
+    def wait(self, number: int, timeout: float | None = None, *, looked: bool = False) -> tuple[int, bytes]:
         """Wait for the reply to command `number`, once; returns its status and data.
+
+        `looked`: somebody has looked for it as long as was to be looked, so that what is left is to sleep.
 
         A waiter that gives up (time-out, Ctrl-C) leaves its reply line reserved until the reply has come.
 
@@ -245,7 +247,7 @@ class Producer:
         line = self.base + layout.REPLY_OFFSET + number % layout.SLOT_COUNT * layout.REPLY_SIZE
         sequence = ctypes.c_uint64.from_address(line)
         try:
-            self._wait(lambda: sequence.value == number + 1, timeout)  # (B)
+            self._wait(lambda: sequence.value == number + 1, timeout, looked=looked)  # (B)
         except BaseException:
             self._owners[number % layout.SLOT_COUNT] |= ABANDONED
             raise
@@ -351,7 +353,7 @@ class Producer:
         """Wait until `count` frees have been carried out."""
         self._wait(lambda: self._words.frees_retired.value >= count, None)
 
-    def _wait(self, done: object, timeout: float | None) -> None:
+    def _wait(self, done: object, timeout: float | None, *, looked: bool = False) -> None:
         ready = done
         assert callable(ready)
         if ready():
@@ -383,7 +385,7 @@ class Producer:
             with self._sleep_lock:
                 self._words.sleepers.value -= 1
             waited = time.perf_counter() - start
-            self._adapt(waited)
+            self._adapt(waited + self._looking if looked else waited)
             self._note_waited(waited)
 
     def waited_ns(self) -> int:

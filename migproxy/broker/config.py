@@ -126,7 +126,7 @@ class BrokerConfig:
     software_memory: int = 0
     default_memory: int = 0
     max_memory: int = 0
-    heap_bytes: int = 64 << 20
+    heap_bytes: int = 16 << 20
     allow_uids: tuple[int, ...] = ()
     allow_all: bool = False
     private: bool = False

@@ -123,6 +123,7 @@ def run(state: SessionState, turns: Alone) -> None:
     naps = 0
     while True:
         tables.set(pump_block.PYTHON_PENDING, int(bool(completions)))
+        tables.set(pump_block.RESTED, naps)
         reason = tables.run()
         consumer.tail = tables.tail
         held_back = False

@@ -81,6 +81,7 @@ from migproxy.executor.pump_block import (
     LEASE_VALUE,
     LEASE_WORD,
     LENT,
+    LONG_TICKS,
     MAPPED,
     MAX_LENT,
     MEMSET_D8,
@@ -104,6 +105,7 @@ from migproxy.executor.pump_block import (
     RECORD,
     REPEAT,
     REPEATS,
+    RESTED,
     RING_BASE,
     SPARE_COUNT,
     SPARE_EVENTS,
@@ -690,6 +692,22 @@ def try_again(pump: U64) -> U64:
     return 0
 
 
+def looking(pump: U64) -> U64:
+    """Return for how long to look for what comes next, in ticks.
+
+    A neighbour's turn, and Python's completion records, are seen to between two looks. With neither, one whom somebody
+    waits for need not rest at once: its sleep, and its waking, would be added to what is waited for. After that long a
+    look, rests tell how long the rest takes, and looks between them are short.
+    """
+    usual = load64(pump + SPIN_TICKS)
+    if load64(pump + WAIT_COUNT) == 0 or load64(pump + PYTHON_PENDING):
+        return usual
+    marks = load64(pump + FLIGHT)
+    if marks and load64(marks + flight.LIMIT) != flight.NO_LIMIT:
+        return usual
+    return usual >> 3 if load64(pump + RESTED) else load64(pump + LONG_TICKS)
+
+
 def pump_run(pump: U64) -> U64:
     """Work until there is a reason to return to Python."""
     if load64(pump + AGAIN):
@@ -713,14 +731,16 @@ def pump_run(pump: U64) -> U64:
                     return REASON_NAP
             if outstanding(pump) == 0:
                 publish_retired(pump)
+            store64(pump + RESTED, 0)
             start = time_stamp()
         else:
             busy = in_flight(pump)
             if outstanding(pump) and poll(pump):
+                store64(pump + RESTED, 0)
                 start = time_stamp()
             if load64(pump + FAULT) or (busy and in_flight(pump) == 0 and must_yield(pump)):
                 return REASON_NAP
-            if time_stamp() - start > load64(pump + SPIN_TICKS):
+            if time_stamp() - start > looking(pump):
                 publish_retired(pump)
                 return REASON_NAP if outstanding(pump) or load64(pump + PYTHON_PENDING) else REASON_IDLE
             pause()

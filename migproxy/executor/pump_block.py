@@ -77,6 +77,8 @@ REPEATS = 0x208  # address of the table of ``executor/repeats.py``
 REPEAT = 0x210  # the record of the library call in hand
 STREAM_WAITS = 0x218  # how many of the WAITS ask their stream instead of an event
 STREAM_QUERIES = 0x220  # counter
+RESTED = 0x230  # how often Python has slept since work came or went; looking again is then a short look
+LONG_TICKS = 0x238  # how long to look where somebody waits and no neighbour does
 WRITE_VALUE = 0x228  # a driver function too: the device itself answers waits; 0 = it cannot
 COPY = 0x240  # SLOT_SIZE bytes: the command in hand
 STATE_SIZE = COPY + layout.SLOT_SIZE

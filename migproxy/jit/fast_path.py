@@ -39,7 +39,7 @@ class SessionLike(Protocol):
     facts: Any
     windows: Any
 
-    def finish(self, number: int, timeout: float | None = None) -> bytes:
+    def finish(self, number: int, timeout: float | None = None, *, looked: bool = False) -> bytes:
         """Wait for a reply and raise what it says."""
 
 
@@ -170,10 +170,11 @@ class FastProducer(ring.Producer):
     def _try_submit(self, slot: bytes, waits: bool) -> int:
         return int(self._submit(self.block, slot, len(slot), waits)) - 1
 
-    def wait(self, number: int, timeout: float | None = None) -> tuple[int, bytes]:
+    def wait(self, number: int, timeout: float | None = None, *, looked: bool = False) -> tuple[int, bytes]:
         """As `Producer.wait`; machine code looks first, without the GIL."""
-        self._replied(self.block, number)
-        return super().wait(number, timeout)
+        if not looked:
+            self._replied(self.block, number)
+        return super().wait(number, timeout, looked=True)
 
     def mark_lost(self) -> None:
         """Make every waiter give up, and leave every call to Python."""
@@ -351,7 +352,7 @@ def finish(number: int) -> None:
         raise SessionLost("the session ended while a call waited")
     block, target, size = session.ring.landing(number)
     try:
-        session.finish(number)
+        session.finish(number, looked=True)
     except MigproxyError:
         if block:
             session.heap.free(block)

@@ -33,9 +33,9 @@ def round_trips() -> Iterator[Counter[str]]:
     counter: Counter[str] = Counter()
     finish = Session.finish
 
-    def counting(self: Session, number: int, timeout: float | None = None) -> bytes:
+    def counting(self: Session, number: int, timeout: float | None = None, *, looked: bool = False) -> bytes:
         counter["waits"] += 1
-        return finish(self, number, timeout)
+        return finish(self, number, timeout, looked=looked)
 
     Session.finish = counting  # type: ignore[method-assign]
     try:

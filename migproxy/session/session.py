@@ -198,9 +198,9 @@ class Session:
             if spilled:
                 self.release_when_retired(number, spilled)
 
-    def finish(self, number: int, timeout: float | None = None) -> bytes:
-        """Wait for the reply to command `number` and raise what it says."""
-        status, data = self.ring.wait(number, timeout)
+    def finish(self, number: int, timeout: float | None = None, *, looked: bool = False) -> bytes:
+        """Wait for the reply to command `number` and raise what it says. `looked`: as of `Producer.wait`."""
+        status, data = self.ring.wait(number, timeout, looked=looked)
         if status == layout.STATUS_TOO_LONG:
             data = self._fetch(int.from_bytes(data[:8], "little"), number)
             status = 0
@@ -292,21 +292,25 @@ class Session:
         return address
 
     def grow(self, size: int) -> bool:
-        """Ask the broker for a further segment with room for `size` bytes."""
+        """Ask the broker for a further segment with room for `size` bytes; for more, if it may be had."""
+        needed = size + GROW_MARGIN
         with _grow_lock:
-            self._grown_event.clear()
-            connect.send(self._connection.socket, control.GrowArena(size=size + (1 << 20)))
-            if not self._grown_event.wait(30.0) or self._grown is None:
-                return False
-            message, fds = self._grown
-            if not message.size or not fds:
-                return False
-            end = self._arena_end
-            segment.map_over(fds[0], end, message.size)
-            os.close(fds[0])
-            self.heap.add_segment(end, message.size)
-            self._arena_end = end + message.size
-            return True
+            return self._grow_by(max(needed, GROW_LEAST)) or (needed < GROW_LEAST and self._grow_by(needed))
+
+    def _grow_by(self, size: int) -> bool:
+        self._grown_event.clear()
+        connect.send(self._connection.socket, control.GrowArena(size=size))
+        if not self._grown_event.wait(30.0) or self._grown is None:
+            return False
+        message, fds = self._grown
+        if not message.size or not fds:
+            return False
+        end = self._arena_end
+        segment.map_over(fds[0], end, message.size)
+        os.close(fds[0])
+        self.heap.add_segment(end, message.size)
+        self._arena_end = end + message.size
+        return True
 
     def release_when_retired(self, number: int, address: int) -> None:
         """Free an arena block once the executor no longer uses host memory named by command `number`."""
@@ -330,6 +334,10 @@ def _failure(facts: dict[str, Any]) -> Exception:
         return LibraryCallError(facts)
     return CudaError(CUDA_ERROR_NOT_SUPPORTED if status == layout.STATUS_REFUSED else status, facts.get("message", ""))
 
+
+#: What a segment has beyond the memory that it is asked for, and the least one that is asked for at first.
+GROW_MARGIN = 1 << 20
+GROW_LEAST = 48 << 20
 
 _session_lock = threading.RLock()
 _grow_lock = threading.Lock()

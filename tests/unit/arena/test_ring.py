@@ -290,3 +290,31 @@ def test_headers_are_checked(base: int) -> None:
     ctypes.c_uint32.from_address(base + layout.VERSION_OFFSET).value = 0
     with pytest.raises(ProtocolError, match="version 0"):
         Consumer(base, [])
+
+
+def test_looking_grows_to_what_would_have_been_enough(
+    ends: tuple[Producer, Consumer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer, _ = ends
+    for name, seconds in (("SPIN_SECONDS", 50e-6), ("_LONGEST_SPIN", 200e-6), ("_SHORTEST_SPIN", 3e-6)):
+        monkeypatch.setattr(ring, name, seconds)
+    looking = []
+    for waited in (120e-6, 190e-6, 10e-6, 5e-3, 5e-3, 1.0, 1.0, 1.0, 1.0, 1.0, 60e-6):
+        producer._adapt(waited)
+        looking.append(round(producer._looking * 1e6, 1))
+    assert looking == [150, 200, 50, 25, 12.5, 6.2, 3.1, 3, 3, 3, 75]
+
+
+def test_what_machine_code_has_looked_for_counts_as_waited(
+    ends: tuple[Producer, Consumer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a wait seems shorter than it was, and the next one is looked for in vain again."""
+    producer, consumer = ends
+    waits: list[float] = []
+    monkeypatch.setattr(producer, "_adapt", waits.append)
+    producer._spin, producer._looking = 0.0, 7.0
+    number = producer.submit(Op.MEMSET, b"", flags=layout.FLAG_WAIT)
+    monkeypatch.setattr(ring.futex_unsafe, "wait", lambda *_: consumer.reply(number, 0, b""))
+    assert producer.wait(number, 20.0, looked=True) == (0, b"")
+    (waited,) = waits
+    assert waited > 7.0

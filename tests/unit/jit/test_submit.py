@@ -85,7 +85,7 @@ class Session:
         self.windows = types.SimpleNamespace(device_base=DEVICE, device_size=1 << 30)
         self.consumer = Consumer(base, [(base + layout.HEAP_OFFSET, HEAP_BYTES)])
 
-    def finish(self, number: int, timeout: float | None = None) -> bytes:
+    def finish(self, number: int, timeout: float | None = None, *, looked: bool = False) -> bytes:
         status, data = self.ring.wait(number, 10)
         status = status or self.ring.take_deferred_status()
         if status:
@@ -488,7 +488,7 @@ def test_memory_of_an_interrupted_copy_is_not_used_again_before_it_is_done(
         result = NATIVE["copy_out"](session.ring.block, address, DEVICE, 5000, 0, 0, 0)
         assert result & 0xFF == submit.ASKED
 
-        def interrupt(number: int, timeout: float | None = None) -> bytes:
+        def interrupt(number: int, timeout: float | None = None, *, looked: bool = False) -> bytes:
             raise _Interrupted
 
         with monkeypatch.context() as patch:
