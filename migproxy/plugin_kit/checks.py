@@ -164,7 +164,7 @@ def _function(name: str, device: str, samples: Samples) -> Iterator[Finding]:
         if key in found:
             yield _judged(check, found[key], fine)
     if "growth" in found:
-        grown = [f"{count} more {kind} after five times smoke()" for kind, count in found["growth"].items()]
+        grown = [f"{count} more {kind} after ten times smoke()" for kind, count in found["growth"].items()]
         yield _judged("handle leaks", grown, "no kind of handle grows with use")
     yield from _operations(found)
 

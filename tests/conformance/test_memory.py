@@ -74,8 +74,8 @@ def test_out_of_memory_leaves_everything_usable(cuda: Any, device: Device, read:
 
 def test_memory_of_freed_allocations_can_be_had_again(cuda: Any) -> None:
     free, _ = cuda.mem_get_info()
-    size = free // 2
-    for _ in range(8):
+    size = free // 4  # other tests may use the same GPU at the same time
+    for _ in range(16):
         pointer = cuda.mem_alloc(size)
         cuda.memset(pointer, 1, 1, 4096)
         cuda.mem_free(pointer)
