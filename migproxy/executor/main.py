@@ -160,7 +160,12 @@ def run(state: SessionState, turns: Alone) -> None:
         if held_back:
             turns.hold(naps)
             naps += 1
-        elif reason == pump_block.REASON_IDLE and not tables.outstanding() and not completions:
+        elif (
+            reason == pump_block.REASON_IDLE
+            and not tables.outstanding()
+            and not completions
+            and not state.sharing.waiting
+        ):
             naps = 0
             consumer.sleep(IDLE_NAP)
         elif reason == pump_block.REASON_NAP or reason == pump_block.REASON_IDLE:

@@ -71,6 +71,8 @@ class Sharing:
         self._by_base: dict[int, _Taken] = {}
         #: Events that other sessions record or wait for too, by handle.
         self.events: set[int] = set()
+        #: Commands that wait for such an event, with its handle. They are no work of this session's, which could hang.
+        self.waiting: list[tuple[int, int]] = []
 
     def connect(self, send: Send) -> None:
         """Set how messages reach the broker."""
@@ -83,7 +85,9 @@ class Sharing:
         self._state.consumer.wake()
 
     def look(self) -> None:
-        """Act on the broker's answers; called once a round."""
+        """Act on the broker's answers, and on shared events that have happened; called once a round."""
+        if self.waiting:
+            self.waiting = [each for each in self.waiting if not self._happened(*each)]
         while self._answers:
             message, fds = self._answers.popleft()
             if isinstance(message, Given):
@@ -312,6 +316,22 @@ class Sharing:
         self._state.after_everything(done)
 
     # -- waiting for others ------------------------------------------------------------------------------------------
+    def wait_for(self, number: int, handle: int) -> None:
+        """Answer command `number` once a shared event has happened."""
+        if not self._happened(number, handle):
+            self.waiting.append((number, handle))
+
+    def _happened(self, number: int, handle: int) -> bool:
+        try:
+            event = self._state.handles.real(layout.KIND_EVENT, handle)
+            status = self._state.driver.status("cuEventQuery", event)
+        except CudaError as error:  # it was destroyed meanwhile
+            status = error.status
+        if status == CUDA_ERROR_NOT_READY:
+            return False
+        self._state.reply(number, status)
+        return True
+
     def must_wait(self, handle: int) -> bool:
         """Tell whether an event that is shared has yet to happen."""
         if handle not in self.events:

@@ -7,7 +7,7 @@ import struct
 from migproxy.errors import CudaError
 from migproxy.softgpu import errors_table as status
 from migproxy.softgpu import memory_unsafe as raw
-from migproxy.softgpu.address_space import Allocation, HostRange, Mapping, Physical, Reservation
+from migproxy.softgpu.address_ranges import Allocation, HostRange, Mapping, Physical, Reservation
 from migproxy.softgpu.card import GRANULARITY, PITCH_ALIGNMENT, Device
 from migproxy.softgpu.contexts import ContextApi
 from migproxy.softgpu.state import Context, entry, need, signed32

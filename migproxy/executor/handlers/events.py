@@ -65,6 +65,9 @@ def event_sync(state: SessionState, command: Command) -> Result:
     if state.pump.is_fresh(handle):
         return None
     number = command.number
+    if handle in state.sharing.events:
+        state.sharing.wait_for(number, handle)
+        return PENDING
     state.completions.after_event(event, lambda status: state.reply(number, status))
     return PENDING
 

@@ -236,12 +236,25 @@ def test_an_event_of_another_session_is_waited_for(make: Any) -> None:
     number = page.record()
     assert taker.call(Op.EVENT_QUERY, layout.HANDLE.pack(SLOW))[0] == 600
     assert taker.state.sharing.must_wait(SLOW)
+    waits = taker.producer.submit(Op.EVENT_SYNC, layout.HANDLE.pack(SLOW), flags=layout.FLAG_WAIT)
+    taker.step()
+    taker.state.sharing.look()
+    assert taker.state.sharing.waiting == [(waits, SLOW)]
+    assert not taker.state.completions  # nothing of its own that could hang
     page.reach(number)
     assert taker.call(Op.EVENT_QUERY, layout.HANDLE.pack(SLOW))[0] == 0
     assert not taker.state.sharing.must_wait(SLOW)
+    taker.state.sharing.look()
+    assert taker.producer.wait(waits, 5.0)[0] == 0
+    assert taker.state.sharing.waiting == []
+    page.record()
+    waits = taker.producer.submit(Op.EVENT_SYNC, layout.HANDLE.pack(SLOW), flags=layout.FLAG_WAIT)
+    taker.step()
     for each in (giver, taker):
         assert each.call(Op.EVENT_DESTROY, layout.HANDLE.pack(SLOW))[0] == 0
         assert each.state.sharing.events == set()
+    taker.state.sharing.look()
+    assert taker.producer.wait(waits, 5.0)[0] == 400  # it was destroyed while somebody waited
     assert len(giver.shares) == 0
 
 
