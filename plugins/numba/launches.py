@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import struct
 import sys
 from collections.abc import Callable, Sequence
@@ -131,6 +132,7 @@ def make_launch(module: ModuleType, device_array: type) -> Callable[..., Any]:
     layouts = Layouts()
     known_layouts = layouts.known
     has_callbacks = "pre_launch_callbacks" in native_call.__code__.co_names
+    generation = 0
     cupy_array: Any = None
     current_stream: Callable[[], Any] = no_stream
 
@@ -178,9 +180,9 @@ def make_launch(module: ModuleType, device_array: type) -> Callable[..., Any]:
         """Let Numba launch, and learn how it does."""
         if type(self) is not configuration or type(self.dispatcher) is not dispatcher_class:
             return native(self, *values)
-        if configured is None:
-            configured = Configured(self)  # before the launch: what changes meanwhile, by whomever, is noticed
         result = native(self, *values)
+        if configured is None or configured.version != self.dispatcher._migproxy_version:
+            configured = Configured(self, generation)  # what changes from now on, by whomever, is noticed
         if not is_untouched(self) or not on_primary() or configured.misses > _MOST_MISSES:
             return result
         key = describe(values, [])
@@ -195,6 +197,11 @@ def make_launch(module: ModuleType, device_array: type) -> Callable[..., Any]:
             configured.misses += 1
         self._migproxy_launches = configured
         return result
+
+    def forget() -> None:
+        """In a forked child Numba looks first whether it may launch at all."""
+        nonlocal generation
+        generation += 1
 
     def is_untouched(self: Any) -> bool:
         """Tell whether nobody has put something of his own in the place of Numba's methods."""
@@ -219,6 +226,7 @@ def make_launch(module: ModuleType, device_array: type) -> Callable[..., Any]:
             or self.blockdim is not known.blockdim
             or self.stream is not known.stream
             or self.sharedmem is not known.sharedmem
+            or generation != known.generation
         ):
             self._migproxy_launches = None
             return first(self, args, None)
@@ -250,4 +258,5 @@ def make_launch(module: ModuleType, device_array: type) -> Callable[..., Any]:
             return native(self, *args)
         return None
 
+    os.register_at_fork(after_in_child=forget)
     return launch

@@ -60,6 +60,7 @@ class Configured:
         "blockdim",
         "can_compile",
         "dispatcher",
+        "generation",
         "griddim",
         "is_default",
         "misses",
@@ -69,7 +70,8 @@ class Configured:
         "version",
     )
 
-    def __init__(self, configuration: Any) -> None:
+    def __init__(self, configuration: Any, generation: int = 0) -> None:
+        self.generation = generation
         dispatcher = configuration.dispatcher
         self.dispatcher = dispatcher  # the configuration holds it too
         self.version = dispatcher._migproxy_version
