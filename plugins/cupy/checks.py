@@ -38,8 +38,7 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
             ),
             None,
         ),
-        (r".?gemm(Strided)?Batched(Ex)?|.trsmBatched", "batchCount", (), None),
-        (r".gemv", "m n", ("trans not in (0, 1, 2, 3)", "incx == 0", "incy == 0", "min(m, n) > 0 and lda < m"), None),
+        (r".gemm(Strided)?Batched|gemmBatchedEx|.trsmBatched", "batchCount", (), None),
         (r".ger[cu]?", "m n", ("incx == 0", "incy == 0", "min(m, n) > 0 and lda < m"), None),
         (
             r".geam",
@@ -81,14 +80,14 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
         (r"setPointerMode", "", ("mode not in (0, 1)",), None),
     ),
     "cusolver": (
-        (r".(potrf|sytrf)(_bufferSize)?", "n", ("n > 0 and lda < n",), None),
-        (r".(potrf|potrs|syevd|heevd|syevj|heevj)(_bufferSize)?", "", ("uplo not in (0, 1)",), None),
+        # Most functions that tell a workspace's size answer for any size.
+        (r".(potrf|sytrf)", "n", ("n > 0 and lda < n",), None),
+        (r".(potrf|potrs)(_bufferSize)?|.(syevd|heevd|syevj|heevj)", "", ("uplo not in (0, 1)",), None),
         (r".potrs(_bufferSize)?", "n nrhs", ("n > 0 and (lda < n or ldb < n)",), None),
-        # The functions that tell these workspaces' sizes answer for any size, an H100 says.
-        (r".(getrf|geqrf|gebrd|gesvd|gesvdj)", "m n", ("min(m, n) > 0 and lda < m",), None),
+        (r".(geqrf|gebrd|gesvd|gesvdj)", "m n", ("min(m, n) > 0 and lda < m",), None),
         (r".getrs(_bufferSize)?", "n nrhs", ("trans not in (0, 1, 2)", "n > 0 and (lda < n or ldb < n)"), None),
         (
-            r".(ormqr|unmqr)(_bufferSize)?",
+            r".(ormqr|unmqr)",
             "m n k",
             (
                 "side not in (0, 1)",
@@ -97,10 +96,14 @@ _RULES: dict[str, tuple[_Rule, ...]] = {
             ),
             None,
         ),
-        (r".(orgqr|ungqr)(_bufferSize)?", "m n k", ("n > m", "k > n", "min(m, n) > 0 and lda < m"), None),
-        (r".(syevd|heevd|syevj|heevj)(_bufferSize)?", "n", ("jobz not in (0, 1)", "n > 0 and lda < n"), None),
+        (r".(orgqr|ungqr)", "m n k", ("n > m", "k > n", "min(m, n) > 0 and lda < m"), None),
+        (r"[sdcz](syevd|heevd|syevj|heevj)(_bufferSize)?|xsyevd", "n", (), None),
+        (r".(syevd|heevd|syevj|heevj)", "", ("jobz not in (0, 1)", "n > 0 and lda < n"), None),
         (r".potr[fs]Batched(_bufferSize)?", "n batchSize", ("uplo not in (0, 1)", "n > 0 and lda < n"), None),
-        (r".(syevj|heevj|gesvdj)Batched(_bufferSize)?", "n batchSize", ("jobz not in (0, 1)",), None),
+        (r".(syevj|heevj)Batched(_bufferSize)?", "n", (), None),
+        (r".(syevj|heevj)Batched_bufferSize", "batchSize", (), None),
+        (r".(syevj|heevj)Batched", "", ("jobz not in (0, 1)",), None),
+        (r".gesvdjBatched", "n batchSize", ("jobz not in (0, 1)",), None),
     ),
     "cusparse": (
         (r"create(Coo|Csc|Csr)", "rows cols nnz", (), None),
