@@ -19,7 +19,10 @@ from migproxy.abi import control
 from migproxy.arena import packets
 
 ROOT = str(Path(__file__).resolve().parents[2])
-ENV = {name: value for name, value in os.environ.items() if not name.startswith("MIGPROXY")} | {"PYTHONPATH": ROOT}
+ENV = {name: value for name, value in os.environ.items() if not name.startswith("MIGPROXY")} | {
+    "PYTHONPATH": ROOT,
+    "PYTHONWARNINGS": "ignore::DeprecationWarning",  # of a fork with threads, which some of them do on purpose
+}
 #: A function whose code is what it reads, with what every one of them needs.
 COMMON = """
 import ctypes, os, sys
@@ -168,7 +171,9 @@ def end(function: subprocess.Popen[str]) -> None:
 @pytest.fixture(scope="module", params=["software", pytest.param("0", marks=pytest.mark.gpu)])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Functions]:
     software = ("--software-memory", "4GiB") if request.param == "software" else ()
-    made = Functions(tmp_path_factory.mktemp("ipc"), request.param, *software)
+    folder = tmp_path_factory.mktemp("ipc")
+    (folder / "broker.toml").write_text("allow_all = true\n")
+    made = Functions(folder, request.param, "--config", str(folder / "broker.toml"), *software)
     yield made
     made.close()
     assert made.broker.returncode == 0
@@ -339,4 +344,42 @@ say("done")
     assert line(taker) == "done"
     tell(giver)
     end(taker)
+    end(giver)
+
+
+#: Nobody else than root may read this interpreter, perhaps, so all is loaded before the owner changes.
+OTHER_OWNER = """
+import os, sys
+from migproxy.errors import CudaError
+from migproxy.session import api, session
+api.init(); api.ensure_context()
+session.close_current()
+del os.environ["MIGPROXY_FUNCTION"]
+owner = int(sys.argv[1])
+os.setgid(owner); os.setuid(owner)
+api.ensure_context()
+answers = []
+for open_, handle in ((api.ipc_open_memory, sys.argv[2]), (api.ipc_open_event, sys.argv[3])):
+    try:
+        open_(bytes.fromhex(handle))
+        answers.append(0)
+    except CudaError as error:
+        answers.append(error.status)
+print(os.getuid(), *answers)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be another owner")
+def test_another_owner_gets_nothing(functions: Functions) -> None:
+    giver = functions.start(GIVER + "hear()")
+    handles = line(giver).split()
+    functions.folder.chmod(0o711)
+    environment = ENV | {"MIGPROXY_BROKER": "b.sock", "MIGPROXY_MEMORY": "512MiB"}
+    for owner, expected in ((0, "0 0 0"), (65534, "65534 1 1")):
+        command = [sys.executable, "-c", OTHER_OWNER, str(owner), *handles]
+        done = subprocess.run(
+            command, env=environment, cwd=functions.folder, capture_output=True, text=True, timeout=60
+        )
+        assert (done.stdout.strip(), done.returncode) == (expected, 0), done.stdout + done.stderr
+    tell(giver)
     end(giver)
