@@ -74,6 +74,7 @@ from migproxy.executor.pump_block import (
     HOST_CAPACITY,
     HOST_HEAD,
     HOST_TAIL,
+    LAST_WORK,
     LAUNCH_KERNEL,
     LAUNCHES,
     LEASE_BEGUN,
@@ -123,6 +124,7 @@ from migproxy.executor.pump_block import (
     TIMED_CAPACITY,
     TIMED_COUNT,
     TIMED_EVENTS,
+    UNTOLD,
     USER_STREAMS,
     WAIT_CAPACITY,
     WAIT_COUNT,
@@ -136,6 +138,7 @@ from migproxy.executor.pump_waits import (
     give_back,
     have_answered,
     in_flight,
+    is_fresh_work,
     one_handle,
     outstanding,
     poll,
@@ -331,6 +334,7 @@ def do_launch(pump: U64, stream: U64, length: U64) -> U64:
         0,
     )
     store64(pump + LAUNCHES, load64(pump + LAUNCHES) + 1)
+    store64(pump + LAST_WORK, time_stamp())
     if status:
         store64(pump + STATUS, status)
         return REASON_ERROR
@@ -353,11 +357,14 @@ def do_sync(pump: U64, number: U64, stream: U64) -> U64:
     if load64(pump + WAIT_COUNT) < WAIT_CAPACITY and (marks == 0 or load64(marks + flight.LIMIT) == flight.NO_LIMIT):
         # To set an event behind it, and then to ask that, would take longer than many a kernel does.
         store64(pump + STREAM_WAITS, load64(pump + STREAM_WAITS) + 1)
-        have_answered(pump, number, stream)
-        return wait_for_event(pump, number | ASKS_STREAM, stream)
+        if is_fresh_work(pump):
+            have_answered(pump, number, stream)
+            return wait_for_event(pump, number | ASKS_STREAM, stream)
+        return wait_for_event(pump, number | ASKS_STREAM | UNTOLD, stream)
     if load64(pump + WAIT_COUNT) >= WAIT_CAPACITY:
         return REASON_COMMAND
-    have_answered(pump, number, stream)
+    if is_fresh_work(pump):
+        have_answered(pump, number, stream)
     # The mark behind what is waited for serves the wait too: one event instead of two.
     event = flight.mark_of(marks, stream) if marks else 0
     if event:
@@ -586,6 +593,7 @@ def do_repeat(pump: U64, stream: U64) -> U64:
     record = load64(pump + REPEAT)
     if load64(record + repeats.REAL_STREAM) != stream or repeats.repeat(record):
         return REASON_COMMAND
+    store64(pump + LAST_WORK, time_stamp())
     return 0
 
 

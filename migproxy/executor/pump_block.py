@@ -80,7 +80,8 @@ STREAM_QUERIES = 0x220  # counter
 RESTED = 0x230  # how often Python has slept since work came or went; looking again is then a short look
 LONG_TICKS = 0x238  # how long to look where somebody waits and no neighbour does
 WRITE_VALUE = 0x228  # a driver function too: the device itself answers waits; 0 = it cannot
-COPY = 0x240  # SLOT_SIZE bytes: the command in hand
+LAST_WORK = 0x240  # when the last kernel or library call was issued
+COPY = 0x280  # SLOT_SIZE bytes: the command in hand
 STATE_SIZE = COPY + layout.SLOT_SIZE
 
 TABLE_SIZE = 1 << 16
@@ -102,6 +103,8 @@ EVENT_RECORDED = 0x80  # flag: recorded since it was made; one that was used bef
 OWN_EVENT = 1 << 63
 #: In a wait's command number: in the place of the event there is a stream, to which nothing was submitted since.
 ASKS_STREAM = 1 << 62
+#: In a wait's command number, with ASKS_STREAM: the device has not been told to answer.
+UNTOLD = 1 << 61
 
 # -- function record: real function, parameter count, parameter bytes, estimates, an offset for each; all u64 ----------
 FUNCTION_REAL = 0

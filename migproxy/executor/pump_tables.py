@@ -229,7 +229,7 @@ class PumpTables:
         base, count = self.get(pump_block.WAITS), self.get(pump_block.WAIT_COUNT)
         self.set(pump_block.WAIT_COUNT, 0)
         self.set(pump_block.STREAM_WAITS, 0)
-        flags = pump_block.OWN_EVENT | pump_block.ASKS_STREAM
+        flags = pump_block.OWN_EVENT | pump_block.ASKS_STREAM | pump_block.UNTOLD
         return [ctypes.c_uint64.from_address(base + index * pump_block.RECORD).value & ~flags for index in range(count)]
 
     def frees_outstanding(self) -> bool:

@@ -16,6 +16,9 @@ from migproxy.executor import pump_block
 from .executor_rig import Rig
 from .test_stream_waits import NOT_READY, Device, answered, ask, turn
 
+#: In no time-stamp counter's past.
+JUST_NOW = 1 << 62
+
 
 class Writing(Device):
     """A device that stores what it was told once the test says so."""
@@ -43,7 +46,9 @@ class Writing(Device):
 @pytest.fixture
 def rig() -> Iterator[Rig]:
     made = Rig()
-    made.state.pump.set(pump_block.SPIN_TICKS, 0)
+    for offset in (pump_block.SPIN_TICKS, pump_block.LONG_TICKS):
+        made.state.pump.set(offset, 0)
+    made.state.pump.set(pump_block.LAST_WORK, JUST_NOW)
     yield made
     made.close()
 
@@ -88,6 +93,38 @@ def test_a_command_after_the_answer_costs_no_event(rig: Rig, device: Writing) ->
     turn(rig)
     assert device.recorded == []
     assert rig.state.pump.get(pump_block.WAIT_COUNT) == 0
+
+
+def test_a_device_that_may_just_have_finished_is_only_asked_at_first(rig: Rig, device: Writing) -> None:
+    """A store to an idle device takes longer than to ask it."""
+    rig.state.pump.set(pump_block.LAST_WORK, 0)
+    device.streams[0] = NOT_READY
+    number = ask(rig)
+    assert device.stores == []
+    rig.state.pump.set(pump_block.LONG_TICKS, 1_000_000)  # long enough a look to be told in it
+    turn(rig)
+    turn(rig)
+    assert device.stores == [(line(rig, number), number + 1)]
+    device.work_off()
+    assert answered(rig, number) == (0, b"")
+    device.streams[0] = 0
+    turn(rig)
+    assert rig.state.pump.get(pump_block.WAIT_COUNT) == 0
+
+
+def test_what_was_not_told_is_never_told_behind_later_work(rig: Rig, device: Writing) -> None:
+    rig.state.pump.set(pump_block.LAST_WORK, 0)
+    device.streams[0] = NOT_READY
+    number = ask(rig)
+    rig.producer.submit(Op.MEMSET, b"nonsense")  # any command
+    rig.state.pump.set(pump_block.LONG_TICKS, 1_000_000)
+    for _ in range(3):
+        turn(rig)
+    assert device.stores == []
+    (event,) = device.recorded
+    device.events[event] = 0
+    turn(rig)
+    assert answered(rig, number) == (0, b"")
 
 
 def test_a_copy_that_is_waited_for_is_answered_too(rig: Rig, device: Writing) -> None:
