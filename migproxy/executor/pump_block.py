@@ -81,6 +81,7 @@ RESTED = 0x230  # how often Python has slept since work came or went; looking ag
 LONG_TICKS = 0x238  # how long to look where somebody waits and no neighbour does
 WRITE_VALUE = 0x228  # a driver function too: the device itself answers waits; 0 = it cannot
 LAST_WORK = 0x240  # when the last kernel or library call was issued
+TELL_TICKS = 0x248  # for how long a device that may just have finished is only asked
 COPY = 0x280  # SLOT_SIZE bytes: the command in hand
 STATE_SIZE = COPY + layout.SLOT_SIZE
 

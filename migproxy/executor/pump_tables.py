@@ -57,6 +57,8 @@ _EVENT_FLAGS = 2
 _EVENTS_AT_ONCE = 64
 #: About 50 µs at the 2 to 4 GHz that time-stamp counters tick with.
 _SPIN_TICKS = 150_000
+#: About 20 µs.
+_TELL_TICKS = 50_000
 #: About a millisecond, where there are cores to spare: docs/decisions/waits.md.
 _LONG_TICKS = 20 * _SPIN_TICKS if len(os.sched_getaffinity(0)) >= 4 else _SPIN_TICKS
 #: Of a kernel's name, in the trace.
@@ -125,6 +127,7 @@ class PumpTables:
             (pump_block.OTHER_ESTIMATES, self._room(8 * flight.BUCKETS * 8)),
             (pump_block.SPIN_TICKS, _SPIN_TICKS),
             (pump_block.LONG_TICKS, _LONG_TICKS),
+            (pump_block.TELL_TICKS, _TELL_TICKS),
             (pump_block.REPEATS, self.repeats.block),
         ):
             self.set(offset, value)

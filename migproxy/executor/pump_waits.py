@@ -45,6 +45,7 @@ from migproxy.executor.pump_block import (
     STREAM_QUERY,
     STREAM_WAITS,
     TAIL,
+    TELL_TICKS,
     UNTOLD,
     WAIT_CAPACITY,
     WAIT_COUNT,
@@ -55,9 +56,8 @@ from migproxy.executor.pump_block import (
 EVERYONE = 0x7FFFFFFF
 FUTEX_WAKE = 1
 NOT_READY = 600
-#: About 2 µs and 20 µs at the 2 to 4 GHz that time-stamp counters tick with: `have_answered`.
+#: About 2 µs at the 2 to 4 GHz that time-stamp counters tick with: `have_answered`.
 FRESH_TICKS = 4_000
-TELL_TICKS = 50_000
 REPLY_OFFSET = layout.REPLY_OFFSET
 REPLY_SIZE = layout.REPLY_SIZE
 SLOT_COUNT = layout.SLOT_COUNT
@@ -211,7 +211,7 @@ def poll_waits(pump: U64) -> U64:
         asked = load64(pump + STREAM_QUERY if number & ASKS_STREAM else pump + EVENT_QUERY)
         status = one_handle(asked, event)
         if status == NOT_READY:
-            if number & UNTOLD and time_stamp() - load64(record + 16) > TELL_TICKS:
+            if number & UNTOLD and time_stamp() - load64(record + 16) > load64(pump + TELL_TICKS):
                 store64(record, number & ~UNTOLD)
                 have_answered(pump, number & ~(ASKS_STREAM | UNTOLD), event)
             index += 1

@@ -98,11 +98,12 @@ def test_a_command_after_the_answer_costs_no_event(rig: Rig, device: Writing) ->
 def test_a_device_that_may_just_have_finished_is_only_asked_at_first(rig: Rig, device: Writing) -> None:
     """A store to an idle device takes longer than to ask it."""
     rig.state.pump.set(pump_block.LAST_WORK, 0)
+    rig.state.pump.set(pump_block.TELL_TICKS, 1 << 62)
     device.streams[0] = NOT_READY
     number = ask(rig)
-    assert device.stores == []
-    rig.state.pump.set(pump_block.LONG_TICKS, 1_000_000)  # long enough a look to be told in it
     turn(rig)
+    assert device.stores == []
+    rig.state.pump.set(pump_block.TELL_TICKS, 0)
     turn(rig)
     assert device.stores == [(line(rig, number), number + 1)]
     device.work_off()
@@ -114,12 +115,13 @@ def test_a_device_that_may_just_have_finished_is_only_asked_at_first(rig: Rig, d
 
 def test_what_was_not_told_is_never_told_behind_later_work(rig: Rig, device: Writing) -> None:
     rig.state.pump.set(pump_block.LAST_WORK, 0)
+    rig.state.pump.set(pump_block.TELL_TICKS, 1 << 62)
     device.streams[0] = NOT_READY
     number = ask(rig)
     rig.producer.submit(Op.MEMSET, b"nonsense")  # any command
-    rig.state.pump.set(pump_block.LONG_TICKS, 1_000_000)
-    for _ in range(3):
-        turn(rig)
+    turn(rig)
+    rig.state.pump.set(pump_block.TELL_TICKS, 0)
+    turn(rig)
     assert device.stores == []
     (event,) = device.recorded
     device.events[event] = 0
