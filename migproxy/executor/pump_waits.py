@@ -47,6 +47,7 @@ from migproxy.executor.pump_block import (
     TAIL,
     TELL_TICKS,
     UNTOLD,
+    USER_STREAMS,
     WAIT_CAPACITY,
     WAIT_COUNT,
     WAITS,
@@ -105,11 +106,14 @@ def have_answered(pump: U64, number: U64, stream: U64) -> None:
     commands later, and before another wait is answered the pump has looked at this one. Where one of another
     thread is still open for the same line, this one is not announced.
 
+    Only while the function has no streams of its own: a store in the legacy default stream, or in a stream that it
+    synchronises with, would wait for work in the others that the function does not wait for.
+
     A store that comes to a device which has just finished takes longer than to ask. So it is sent at once only right
     behind the work (`is_fresh_work`), else when asking has gone on for a while.
     """
     function = load64(pump + WRITE_VALUE)
-    if function == 0:
+    if function == 0 or load64(pump + USER_STREAMS):
         return
     index = 0
     waits = load64(pump + WAITS)

@@ -144,6 +144,19 @@ def test_a_copy_that_is_waited_for_is_answered_too(rig: Rig, device: Writing) ->
     turn(rig)
 
 
+def test_with_streams_of_its_own_a_function_is_answered_by_the_executor(rig: Rig, device: Writing) -> None:
+    """A store in the legacy stream would wait for them, which the function does not."""
+    assert (
+        rig.call(Op.STREAM_CREATE, layout.CREATE.pack(layout.KIND_STREAM << layout.HANDLE_KIND_SHIFT | 1, 0, 0))[0] == 0
+    )
+    device.streams[0] = NOT_READY
+    number = ask(rig)
+    assert device.stores == []
+    device.streams[0] = 0
+    turn(rig)
+    assert answered(rig, number) == (0, b"")
+
+
 def test_a_driver_that_cannot_is_not_asked_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     device = Writing(rig, monkeypatch, status=801)
     device.streams[0] = NOT_READY
