@@ -75,14 +75,14 @@ def tenant(path: str, what: str) -> subprocess.Popen[str]:
     )
 
 
-def end(process: subprocess.Popen[str]) -> None:
-    """End a function if it still lives, and the children of a tenant."""
+def end(process: subprocess.Popen[str]) -> str:
+    """End a function if it still lives, and the children of a tenant; returns the last line of its errors."""
     with contextlib.suppress(ProcessLookupError):
         if os.getpgid(process.pid) == process.pid:
             os.killpg(process.pid, signal.SIGKILL)
         else:
             process.kill()
-    process.communicate(timeout=30)
+    return (process.communicate(timeout=30)[1].splitlines() or ["no error told"])[-1]
 
 
 # -- functions at random instants --------------------------------------------------------------------------------------
@@ -237,13 +237,13 @@ class KillingBroker:
             while words == ["ready"]:
                 words = victim.stdout.readline().split()
             timer.cancel()
-            if len(words) < 3:
-                return False, 60.0, f"{step}: nothing within a minute"
             died = self.plan.read_text().split()
-            took = float(words[-1]) - float(died[1])
             gone = not [row for row in rows(self.path) if row.pid == victim.pid]
         finally:
-            end(victim)
+            told = end(victim)
+        if len(words) < 3 or len(died) < 2:
+            return False, 60.0, f"{step}: {' '.join(words)}, {told}"
+        took = float(words[-1]) - float(died[1])
         # Before there is a session there is none to be lost: then it could not be opened.
         right = words[-2] == ("UsageError" if step.startswith("start:") else "SessionLost")
         return right and took < SOON and gone and self.bystander.poll() is None, took, " ".join(words[:-1])

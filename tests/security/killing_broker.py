@@ -18,6 +18,7 @@ if __name__ == "__main__":
         default_memory=2 << 30 if device != "software" else 128 << 20,
         software_memory=1 << 30,
         kernel_seconds=2.0,
+        warm=0,  # a waiting executor would have read the plan of an earlier victim
         executor_command=(sys.executable, executor, plan),
     )
     sys.exit(main(config))
