@@ -40,6 +40,11 @@ class Finished(subprocess.CompletedProcess[str]):
 RunScript = Callable[..., Finished]
 
 
+def environment_outside_xdist() -> dict[str, str]:
+    """Return this process's environment; a pytest that a worker starts is no worker itself."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST_")}
+
+
 def run_command(
     command: Sequence[str],
     *,
@@ -56,7 +61,7 @@ def run_command(
         stderr=subprocess.PIPE,
         text=True,
         cwd=cwd,
-        env={**os.environ, **(env or {})},
+        env={**environment_outside_xdist(), **(env or {})},
         start_new_session=True,
     )
     try:
