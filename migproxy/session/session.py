@@ -1,7 +1,7 @@
 """One process's session: its arena, command ring, heap and address windows.
 
-Lock order: ``_session_lock`` (making and dropping the process's session) → `DeviceMemory.lock` → the producer's own
-lock.
+Lock order: ``_session_lock`` (making and dropping the process's session) → `DeviceMemory.lock` → `Growth`'s →
+the producer's own lock.
 The heap's spin lock is innermost and is held for no call.
 """
 
@@ -29,6 +29,7 @@ from migproxy.jit.fast_path import FastProducer
 from migproxy.jit.heap import Heap
 from migproxy.session import connect, late, notes, opening
 from migproxy.session.device_memory import DeviceMemory
+from migproxy.session.growth import Growth
 
 CUDA_ERROR_NOT_INITIALIZED = 3
 CUDA_ERROR_NOT_SUPPORTED = 801
@@ -80,6 +81,7 @@ class Session:
         self._in_use_lock = threading.Lock()
         self._lost_reason = ""
         self.closed = False
+        self._growth = Growth(lambda message: connect.send(connection.socket, message), self._add_segment)
         _thread.start_new_thread(self._watch, (connection.socket,))
 
     def _map_arena(self, windows: control.Windows, fds: list[int], sizes: list[int]) -> None:
@@ -109,17 +111,15 @@ class Session:
             except (OSError, SessionError):
                 message, fds = None, []
             if isinstance(message, control.Grown):
-                self._grown = (message, fds)
-                self._grown_event.set()
+                self._growth.answer(message, fds)
                 continue
             if self.closed or os.getpid() != self.pid:
+                self._growth.end()
                 return
             self._lost_reason = message.reason if isinstance(message, control.Lost) else "the broker is gone"
             self.ring.mark_lost()
+            self._growth.end()
             return
-
-    _grown: tuple[control.Grown, list[int]] | None = None
-    _grown_event = threading.Event()
 
     def check(self) -> None:
         """Raise what makes every later call fail: a dead context or a lost session."""
@@ -292,25 +292,23 @@ class Session:
         return address
 
     def grow(self, size: int) -> bool:
-        """Ask the broker for a further segment with room for `size` bytes; for more, if it may be had."""
-        needed = size + GROW_MARGIN
-        with _grow_lock:
-            return self._grow_by(max(needed, GROW_LEAST)) or (needed < GROW_LEAST and self._grow_by(needed))
+        """Ask the broker for a further segment with room for `size` bytes; for more, if it may be had.
 
-    def _grow_by(self, size: int) -> bool:
-        self._grown_event.clear()
-        connect.send(self._connection.socket, control.GrowArena(size=size))
-        if not self._grown_event.wait(30.0) or self._grown is None:
-            return False
-        message, fds = self._grown
-        if not message.size or not fds:
-            return False
-        end = self._arena_end
-        segment.map_over(fds[0], end, message.size)
-        os.close(fds[0])
-        self.heap.add_segment(end, message.size)
-        self._arena_end = end + message.size
-        return True
+        Raises
+        ------
+        SessionLost
+            The executor or the broker is gone.
+        """
+        needed = size + GROW_MARGIN
+        grown = self._growth.by(max(needed, GROW_LEAST)) or (needed < GROW_LEAST and self._growth.by(needed))
+        if not grown:
+            self.check()
+        return grown
+
+    def _add_segment(self, fd: int, size: int) -> None:
+        segment.map_over(fd, self._arena_end, size)
+        self.heap.add_segment(self._arena_end, size)
+        self._arena_end += size
 
     def release_when_retired(self, number: int, address: int) -> None:
         """Free an arena block once the executor no longer uses host memory named by command `number`."""
@@ -340,7 +338,6 @@ GROW_MARGIN = 1 << 20
 GROW_LEAST = 48 << 20
 
 _session_lock = threading.RLock()
-_grow_lock = threading.Lock()
 _current: Session | None = None
 _forgotten: list[Session] = []
 _on_fork: list[Callable[[], None]] = []
@@ -458,9 +455,8 @@ def inherited_address(address: int) -> bool:
 
 def _forget_after_fork() -> None:
     """In a forked child: the parent's session is not ours; the arena's fork hooks replace its mappings."""
-    global _current, _session_lock, _grow_lock
+    global _current, _session_lock
     _session_lock = threading.RLock()
-    _grow_lock = threading.Lock()
     fast_path.detach()
     late.forget()
     if _current is not None:
