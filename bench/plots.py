@@ -108,12 +108,13 @@ def speedups(rows: Sequence[dict[str, Any]], device: str) -> bytes:
 
     def draw(axes: Any) -> None:
         counts = sorted({row["functions"] for row in rows})
-        modes = [mode for mode in ("native", "proxied") if any(row["mode"] == mode for row in rows)]
+        modes = list(dict.fromkeys(row["mode"] for row in rows))
+        width = 0.8 / len(modes)
         for place, mode in enumerate(modes):
             found = {row["functions"]: row["speedup"] for row in rows if row["mode"] == mode}
-            offset = 0.4 * place - 0.2 * (len(modes) - 1)
+            offset = width * (place - 0.5 * (len(modes) - 1))
             places = [index + offset for index in range(len(counts))]
-            axes.bar(places, [found.get(count, 0.0) for count in counts], 0.38, label=mode)
+            axes.bar(places, [found.get(count, 0.0) for count in counts], 0.95 * width, label=mode)
         axes.set_xticks(range(len(counts)), [f"{count} functions" for count in counts])
         axes.axhline(1, color="black", linewidth=1)
         axes.set_ylabel("speed-up over one after another")

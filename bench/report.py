@@ -191,23 +191,46 @@ def add_colocation(page: Page, record: dict[str, Any]) -> None:
     rows = record["rows"]
     page.heading("Several functions on one GPU")
     page.command(record)
+    page.text(
+        "Speed-up over one after another: as many times the time of one alone, by the time until the last of them has "
+        "finished; beside one alone in the same way, and beside one plain process alone."
+    )
     spans = [row for row in rows if row["what"] in ("alone", "makespan")]
     page.table(
-        ("functions at once", "mode", "seconds", "spread", "speed-up over one after another"),
+        ("workload", "functions at once", "mode", "seconds", "spread", "speed-up", "against plain processes"),
         [
             (
+                row.get("workload", "inference"),
                 row["functions"],
                 row["mode"],
                 row.get("seconds", row.get("error")),
                 "{} to {}".format(*row["spread"]) if "spread" in row else "",
                 row.get("speedup", 1.0 if row["functions"] == 1 and "seconds" in row else "–"),
+                row.get("against_native", "–"),
             )
             for row in spans
         ],
     )
-    compared = [row for row in spans if "speedup" in row]
+    compared = [row for row in spans if "speedup" in row and row.get("workload", "inference") == "inference"]
     if compared:
         page.picture("colocation.png", plots.speedups(compared, page.device), "Speed-up over one after another")
+    whole = [row for row in rows if row["what"] == "whole functions"]
+    if whole:
+        page.text("Whole functions at once, from their first use of the GPU until the last has ended:")
+        page.table(
+            ("workload", "functions at once", "mode", "seconds", "spread"),
+            [
+                (
+                    *(row[key] for key in ("workload", "functions", "mode")),
+                    row.get("seconds", row.get("error")),
+                    "{} to {}".format(*row["spread"]) if "spread" in row else "",
+                )
+                for row in whole
+            ],
+        )
+    missing = [f"{row['mode']}: {row['error']}" for row in rows if row["what"] == "not here"]
+    if missing:
+        page.text("Not compared with: " + "; ".join(missing) + ".")
     beside = [row for row in rows if row["what"].startswith("small request")]
     if beside:
         page.text("A request of 50 small synchronised kernels beside a function that keeps the GPU busy:")

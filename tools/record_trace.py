@@ -1,7 +1,7 @@
 """Record a trace of several functions that share a slice, as ``migproxy trace`` does; ``tools/draw_trace.py`` draws it.
 
 Usage: ``python tools/record_trace.py OUT.json [--functions N] [--device D] [--mode M] [--seconds S] [--size smoke]``.
-The functions are those of ``bench/colocation.py``: a CPU phase, a copy to the device, two matrix products.
+The functions are those of ``bench/colocation``: a CPU phase, a copy to the device, two matrix products.
 """
 
 from __future__ import annotations
@@ -18,29 +18,18 @@ from pathlib import Path
 from migproxy.cli.control import BrokerClient
 from migproxy.cli.trace import chrome_trace, record
 
+ROOT = Path(__file__).resolve().parent.parent
 FUNCTION = """
-import sys, time
-import cupy as cp
-matrix, copy, spin = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-a = cp.random.rand(matrix, matrix, dtype=cp.float32)
-host, device = cp.cuda.alloc_pinned_memory(copy), cp.empty(copy, cp.uint8)
-stream = cp.cuda.get_current_stream()
-def request():
-    end = time.perf_counter() + spin
-    while time.perf_counter() < end:
-        pass
-    device.data.copy_from_host_async(host.ptr, copy, stream)
-    stream.synchronize()
-    for _ in range(2):
-        a @ a
-    stream.synchronize()
+import sys
+import cupy
+from bench.colocation.requests import SIZES, inference
+request = inference(cupy, SIZES[sys.argv[1]])
 for _ in range(3):
     request()
 print("ready", flush=True)
 while True:
     request()
 """
-SIZES = {"full": ("4096", str(100 << 20), "0.004"), "smoke": ("256", str(4 << 20), "0.004")}
 
 
 def main() -> int:
@@ -51,7 +40,7 @@ def main() -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--mode", default="overlap_cpu_memcpy")
     parser.add_argument("--seconds", type=float, default=0.5)
-    parser.add_argument("--size", choices=tuple(SIZES), default="full")
+    parser.add_argument("--size", choices=("smoke", "full"), default="full")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         path, script = os.path.join(scratch, "b.sock"), Path(scratch) / "request.py"
@@ -62,8 +51,11 @@ def main() -> int:
         assert broker.stderr is not None
         if "serves on" not in broker.stderr.readline():
             raise SystemExit("the broker does not start")
-        command = [sys.executable, "-m", "migproxy", "run", "--broker", path, str(script), *SIZES[arguments.size]]
-        functions = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(arguments.functions)]
+        command = [sys.executable, "-m", "migproxy", "run", "--broker", path, str(script), arguments.size]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        functions = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) for _ in range(arguments.functions)
+        ]
         try:
             for one in functions:
                 assert one.stdout is not None

@@ -71,6 +71,11 @@ def records() -> dict[str, dict[str, Any]]:
                     **{"what": "makespan", "mode": "proxied", "functions": 2, "seconds": 1.2, "speedup": 1.7},
                     "spread": [1.1, 1.3],
                 },
+                {
+                    **{"what": "whole functions", "workload": "inference", "mode": "proxied, sequential"},
+                    **{"functions": 4, "seconds": 5.5, "spread": [5.1, 5.9]},
+                },
+                {"what": "not here", "mode": "mps", "error": "it is not installed"},
                 {"what": "small request beside a heavy neighbour", "mode": "native", "p50_ms": 80.6},
             ],
         },
@@ -94,7 +99,16 @@ def test_the_page_is_self_contained_and_names_its_device(tmp_path: Path) -> None
     page = (tmp_path / "out" / "index.html").read_text()
     assert not re.search(r"(?:src|href)=\"(?!data:)", page)
     assert page.count("<table>") == page.count('<p class="device">NVIDIA H100')
-    for words in ("python -m bench.coldstart", "Some CPU", "16 cores", "cupy 14.2", "52.0", "no answer in time"):
+    for words in (
+        "python -m bench.coldstart",
+        "Some CPU",
+        "16 cores",
+        "cupy 14.2",
+        "52.0",
+        "no answer in time",
+        "5.1 to 5.9",
+        "mps: it is not installed",
+    ):
         assert words in page, words
     pictures = {path.name for path in (tmp_path / "out").glob("*.png")}
     assert pictures >= {"copies.png", "launches.png", "api.png", "coldstart.png", "colocation.png", "applications.png"}

@@ -17,7 +17,10 @@ ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = {
     "results": ("bench", "--rounds", "1"),
     "coldstart": ("bench.coldstart",),
-    "colocation": ("bench.colocation", "--functions", "2", "--repeat", "1"),
+    "colocation": (
+        *("bench.colocation", "--functions", "2", "--repeat", "1", "--ways", "proxied", "sequential", "--whole", "2"),
+        *("--workloads", "inference", "black_scholes", "kmeans", "fft_pipeline"),
+    ),
     "applications": ("bench.applications",),
 }
 
