@@ -209,7 +209,9 @@ class ReportNow(Message, frozen=True):
 
 
 class TraceNow(Message, frozen=True):
-    """Broker → executor: send `TraceEvents`."""
+    """Broker → executor: send `TraceEvents`, of what ended later than `after` (CLOCK_MONOTONIC ns)."""
+
+    after: int = 0
 
 
 class TraceEvent(msgspec.Struct, frozen=True, array_like=True):

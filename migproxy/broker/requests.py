@@ -47,8 +47,8 @@ def answer(broker: Broker, client: Client, message: Message) -> Message:
     if isinstance(message, control.AskTrace):
         for session in broker.sessions.values() if client.uid == 0 else mine:
             if session.session_id == message.session_id:
-                session.ask(control.TraceNow(), control.TraceEvents)
-                return control.TraceEvents(session.events)
+                session.ask(session.trace_request(), control.TraceEvents)
+                return control.TraceEvents(list(session.events))
         return control.TraceEvents([])
     if isinstance(message, control.AskStatus):
         return status(broker)

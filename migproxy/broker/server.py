@@ -31,7 +31,7 @@ from migproxy.broker.log import Log
 from migproxy.broker.loop import Loop, Timer
 from migproxy.broker.metrics import MetricsServer
 from migproxy.broker.requests import answer
-from migproxy.broker.sessions import MAX_COUNTERS, MAX_EVENTS, Reports, Session
+from migproxy.broker.sessions import MAX_COUNTERS, Reports, Session
 from migproxy.broker.shares import Shares
 from migproxy.broker.usage import UsageCheck, Used
 from migproxy.broker.warm import WarmPool
@@ -425,7 +425,7 @@ class Broker:
         elif isinstance(message, control.Note):
             self.log.write(message.level, message.text, session.session_id, uid=session.uid)
         elif isinstance(message, control.TraceEvents):
-            session.events = message.events[:MAX_EVENTS]
+            session.keep(message.events)
         elif isinstance(message, control.LeaseChanged):
             if session.slice.name in self.leases:
                 self.leases[session.slice.name].observe()

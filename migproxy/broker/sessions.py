@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from migproxy.abi.control import FunctionReport, Hello, Report, ReportNow, SessionRow, TraceEvent, TraceEvents, TraceNow
@@ -18,6 +18,8 @@ from migproxy.device.inventory import Slice
 KEEP_REPORTS = 1_000
 #: Events of one session for `migproxy trace`: as many as an executor keeps.
 MAX_EVENTS = 2_000
+#: What an executor notes while it answers may have ended a little before the last event that it sent.
+TRACE_OVERLAP_NS = 1_000_000
 #: Names of counters that one session may report.
 MAX_COUNTERS = 256
 
@@ -40,7 +42,8 @@ class Session:
     segment_fds: list[int] = field(default_factory=list)
     segment_sizes: list[int] = field(default_factory=list)
     growing: list[tuple[int, int]] = field(default_factory=list)
-    events: list[TraceEvent] = field(default_factory=list)
+    events: deque[TraceEvent] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
+    traced_until: int = 0
     counters: dict[str, int] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     failure: str = ""
@@ -56,6 +59,16 @@ class Session:
         if self.state == "running" and self.executor is not None and answer not in self.asked:
             self.asked.add(answer)
             self.executor.send(request)
+
+    def keep(self, events: list[TraceEvent]) -> None:
+        """Add what its executor has sent of its latest events; the next question is for later ones."""
+        until = self.traced_until
+        self.events.extend([each for each in events if each.end > until or each not in self.events])
+        self.traced_until = max((each.end for each in events), default=until)
+
+    def trace_request(self) -> TraceNow:
+        """Return the question for events that have not come yet, and for those that may have been noted meanwhile."""
+        return TraceNow(max(0, self.traced_until - TRACE_OVERLAP_NS))
 
     @property
     def arena_bytes(self) -> int:

@@ -196,15 +196,20 @@ class FlightTables:
         return int(self.get(flight.BUSY) / self._clock.rate)
 
     # -- the trace -------------------------------------------------------------------------------------------------
-    def events(self, most: int) -> list[TraceEvent]:
-        """Return the latest kernels and copies, oldest first; from any thread."""
+    def events(self, most: int, after: int = 0) -> list[TraceEvent]:
+        """Return the latest kernels and copies that ended later than `after` (ns), oldest first; from any thread."""
         written = self.get(flight.TRACED)
         first = max(0, written - min(most, flight.TRACE_CAPACITY - 64))  # the oldest are about to be overwritten
         found = []
-        for number in range(first, written):
+        # Backwards, and not further than needed: the thread that serves commands waits for the interpreter meanwhile.
+        for number in range(written - 1, first - 1, -1):
             place = self._trace + number % flight.TRACE_CAPACITY * flight.TRACE_RECORD
             name, start, end, count = (ctypes.c_uint64 * 4).from_address(place)
-            found.append(TraceEvent(self._text(name, count), self._clock.to_ns(start), self._clock.to_ns(end)))
+            ended = self._clock.to_ns(end)
+            if ended <= after:
+                break
+            found.append(TraceEvent(self._text(name, count), self._clock.to_ns(start), ended))
+        found.reverse()
         return found
 
     def _text(self, name: int, count: int) -> str:

@@ -244,7 +244,7 @@ def _listen(state: SessionState, sock: socket.socket, arena_end: int, turns: Alo
             state.consumer.wake()
             continue
         if isinstance(message, control.TraceNow):
-            bootstrap.send(sock, control.TraceEvents(turns.events()))
+            bootstrap.send(sock, control.TraceEvents(turns.events(message.after)))
             continue
         if isinstance(message, control.ReportNow):
             turns.account()

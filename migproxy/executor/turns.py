@@ -89,8 +89,8 @@ class Alone:
     def account(self) -> None:
         """Enter the session's time on the device into its counters; from any thread."""
 
-    def events(self) -> list[TraceEvent]:
-        """Return what the session did lately; from any thread."""
+    def events(self, after: int = 0) -> list[TraceEvent]:
+        """Return what the session did lately and ended later than `after` (ns); from any thread."""
         return []
 
     def _on_its_way(self) -> bool:
@@ -382,9 +382,10 @@ class Turns(Alone):
         self._state.counters["gpu_time_ns"] = self._lease.held_ns
         self._state.counters["gpu_busy_ns"] = self._flight.busy_ns
 
-    def events(self) -> list[TraceEvent]:
-        """Return what the session did lately; from any thread."""
-        return [*self._lease.events.copy(), *self._flight.events(KEEP_MARKS)]
+    def events(self, after: int = 0) -> list[TraceEvent]:
+        """Return what the session did lately and ended later than `after` (ns); from any thread."""
+        lately = [each for each in self._lease.events.copy() if each.end > after]
+        return [*lately, *self._flight.events(KEEP_MARKS, after)]
 
 
 def called_name(payload: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import fcntl
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from migproxy.abi import control, layout
 from migproxy.abi.protocol import ARENA_MAGIC, PROTOCOL_VERSION
+from migproxy.broker import sessions
 from migproxy.broker.config import Limits
 
 from .broker_tools import ROOT, Running, alive, hello, until
@@ -212,6 +214,20 @@ def test_asking_often_about_an_executor_that_is_busy_does_not_end_it(start: Star
         (row,) = asker.ask(control.ListSessions()).rows
         asker.ask(control.AskTrace(row.session_id))
     assert (row.session_id, row.state) == (welcome.session_id, "running")
+
+
+def test_events_are_asked_for_once_and_kept_in_order() -> None:
+    session = sessions.Session.__new__(sessions.Session)
+    session.events, session.traced_until = collections.deque(maxlen=3), 0
+    assert session.trace_request().after == 0
+    event = [control.TraceEvent("computes", each, each + 10_000_000) for each in range(5)]
+    session.keep(event[:2])
+    assert session.trace_request().after == event[1].end - sessions.TRACE_OVERLAP_NS
+    session.keep([event[0], event[1], event[2]])
+    assert list(session.events) == event[:3]
+    session.keep([])
+    session.keep(event[3:])
+    assert list(session.events) == event[2:]
 
 
 def test_a_function_that_dies_while_its_child_holds_the_socket_is_seen(start: Start) -> None:

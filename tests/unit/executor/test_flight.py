@@ -176,6 +176,18 @@ def test_the_trace_names_what_ran_when(work: Work) -> None:
     assert before - 1_000_000 < event.start <= event.end < time.monotonic_ns() + 1_000_000
 
 
+def test_only_what_ended_since_is_told_again(work: Work) -> None:
+    ends = []
+    for name in ("first", "second", "third"):
+        assert work.issue(name)
+        work.device.finish()
+        assert work.tables.drained()
+        ends.append(work.tables.events(1)[0].end)
+    assert [each.what for each in work.tables.events(10, ends[0])] == ["kernel second", "kernel third"]
+    assert work.tables.events(10, ends[2]) == []
+    assert [each.what for each in work.tables.events(2)] == ["kernel second", "kernel third"]
+
+
 def test_the_next_long_kernel_follows_one_that_is_about_to_be_done(work: Work) -> None:
     """Of a kernel of 100 s the last 20 may go by with the next one behind it, and none after that."""
     second = 1_000_000_000
