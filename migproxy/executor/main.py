@@ -132,7 +132,9 @@ def run(state: SessionState, turns: Alone) -> None:
                 tables.set(pump_block.AGAIN, 1)
                 held_back = True
             elif reason == pump_block.REASON_LEASE:
+                # The turn has come: what else is to be looked after has time until its first work is on its way.
                 tables.set(pump_block.AGAIN, 1)
+                continue
             elif reason == pump_block.REASON_ERROR:
                 _report(state)
             else:
