@@ -33,12 +33,12 @@ LONG_NAP = 200e-6
 LONG_WAIT = 100
 #: A session that waits for the lease looks up this often, so that a lost wake-up costs no more.
 LONGEST_WAIT = 5e-3
-#: A hand-over is announced so long before it is expected, and who is next looks for the lease so long then. To be woken
-#: takes some ten microseconds, more where a core rested, and estimates are early or late by a twentieth. With few cores
-#: whoever looks would take one from somebody who computes.
+#: A hand-over is announced so long before it is expected, and who is next looks for the lease so long then. A nap ends
+#: up to a tenth of a millisecond late on a virtual machine, and to be woken takes as long; so the holder does not nap
+#: any more from then on. With few cores whoever looks would take one from somebody who computes.
 _CORES = len(os.sched_getaffinity(0))
-ANNOUNCE = 250e-6 if _CORES >= 4 else 60e-6
-ANNOUNCED = 600e-6 if _CORES >= 4 else 300e-6
+ANNOUNCE = 300e-6 if _CORES >= 4 else 60e-6
+ANNOUNCED = 700e-6 if _CORES >= 4 else 300e-6
 #: While nobody else is there, a session looks after its lease once in so many rounds; a round is a command of Python's.
 ROUNDS = 16
 #: Marks that a trace is given at once: a packet has room for so many.
@@ -359,25 +359,29 @@ class Turns(Alone):
             # Woken before the time: the holder is about to hand over.
             self._look_for(ANNOUNCED if woken else LOOK)
         else:
-            super().hold(naps)
+            time.sleep(self._rest(naps, more=True))
 
     def rest(self, naps: int) -> float:
         """Return how long to sleep while work is on its way: not at all if it is about to be done."""
+        return self._rest(naps, more=False)
+
+    def _rest(self, naps: int, *, more: bool) -> float:
+        """`rest`; `more`: a command of this turn waits already."""
         left = self._flight.left_ns()
         if not left or left > ANNOUNCE * 1e9:
             self._announced = False
-        elif not self._announced and left > -LONG_NAP * 1e9 and self._ends_its_turn():
+        elif not self._announced and left > -LONG_NAP * 1e9 and self._ends_its_turn(more=more):
             self._announced = True
             self._lease.announce()
-        if left > LONG_NAP * 1.5e9:
+        if left > (ANNOUNCE + 1.5 * LONG_NAP) * 1e9:
             return LONG_NAP
-        if left and -LONG_NAP * 1e9 < left < 2e9 * NAP:
+        if left and -LONG_NAP * 1e9 < left < (ANNOUNCE if self._announced else 2 * NAP) * 1e9:
             return 0.0
         return super().rest(naps) if not left else NAP
 
-    def _ends_its_turn(self) -> bool:
+    def _ends_its_turn(self, *, more: bool) -> bool:
         """Tell whether this session will hand over once what is on its way is done: told to, or likely to pause."""
-        return self._lease.should_yield() or self._think <= SHORTEST_THINK
+        return self._lease.should_yield() or (not more and self._think <= SHORTEST_THINK)
 
     def _look_for(self, seconds: float) -> None:
         """Have the pump look for work, or for the lease, so long before it returns."""

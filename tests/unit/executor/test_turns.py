@@ -16,7 +16,7 @@ from migproxy.abi.protocol import DEVICE_GRANULE
 from migproxy.executor import flight, pump_block
 from migproxy.executor.flight import BATCH_COUNT
 from migproxy.executor.main import run
-from migproxy.executor.turns import Turns
+from migproxy.executor.turns import ANNOUNCE, LONG_NAP, SHORTEST_THINK, Turns
 
 from .executor_rig import Rig
 
@@ -190,3 +190,45 @@ def test_kernels_that_end_one_after_the_other_do_not_hang() -> None:
         assert not rig.state.closing
     finally:
         rig.close()
+
+
+def test_a_hand_over_is_announced_once_and_awaited_without_a_nap() -> None:
+    rig, lease, announced = Rig(), FakeLease(), []
+    turns: Any = Turns(rig.state, lease)  # type: ignore[arg-type]
+    lease.announce = lambda: announced.append(True)  # type: ignore[method-assign]
+    lease.acquire()
+    lease.revoked = True
+    left = 0
+
+    def rest(microseconds: int) -> float:
+        nonlocal left
+        left = microseconds * 1000
+        return float(turns.rest(0))
+
+    turns._flight.left_ns = lambda: left
+    assert rest(5_000) == LONG_NAP
+    assert not announced
+    near = int(ANNOUNCE * 1e6) - 10
+    assert rest(near) == 0
+    assert rest(near // 2) == 0
+    assert rest(-50) == 0, "it is a little late"
+    assert announced == [True]
+    assert rest(-1_000) > 0, "the estimate was wrong"
+    assert rest(5_000) == LONG_NAP
+    assert rest(near) == 0
+    assert announced == [True, True], "the next turn's"
+    rig.close()
+
+
+def test_nothing_is_announced_while_more_of_the_turn_waits() -> None:
+    rig, lease, announced = Rig(), FakeLease(), []
+    turns: Any = Turns(rig.state, lease)  # type: ignore[arg-type]
+    lease.announce = lambda: announced.append(True)  # type: ignore[method-assign]
+    lease.acquire()
+    turns._think = SHORTEST_THINK
+    turns._flight.left_ns = lambda: 20_000
+    turns.hold(0)
+    assert not announced
+    turns.rest(0)
+    assert announced == [True]
+    rig.close()
