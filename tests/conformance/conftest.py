@@ -47,6 +47,9 @@ def device(cuda: Any) -> Iterator[Callable[[bytes | int], int]]:
         if isinstance(content, bytes):
             host = Host(content)
             cuda.memcpy_htod(pointer, host.address, size)
+            # Natively a copy from pageable memory may reach the device after it has returned, and a stream that does
+            # not synchronise with the legacy one does not wait for it.
+            cuda.context_synchronize()
         return int(pointer)
 
     yield allocate
