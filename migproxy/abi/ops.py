@@ -70,6 +70,7 @@ class Op(IntEnum):
     IPC_TAKE_EVENT = 59
     IPC_CLOSE_MEMORY = 60
     IPC_WITHDRAW = 61
+    COPY_WITHIN = 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,4 +150,5 @@ OPERATIONS: dict[Op, OpFacts] = {
     Op.IPC_TAKE_EVENT: _facts(waits=True),
     Op.IPC_CLOSE_MEMORY: _facts(waits=True),
     Op.IPC_WITHDRAW: _facts(),
+    Op.COPY_WITHIN: _facts(),
 }

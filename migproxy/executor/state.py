@@ -15,6 +15,7 @@ from migproxy.executor import pump_block
 from migproxy.executor.completions import Action, Completions
 from migproxy.executor.device_memory import DeviceMemory
 from migproxy.executor.handles import Handles
+from migproxy.executor.host_copies_unsafe import HostCopies
 from migproxy.executor.sharing import Sharing
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class SessionState:
         self.next_measurement = 0.0
         self.called_libraries: set[tuple[str, str]] = set()
         self.sharing = Sharing(self)
+        self.host_copies = HostCopies()
         self.host_functions: HostFunctions
         self.plugins: PluginHost
 

@@ -59,6 +59,9 @@ class Direct:
     def mem_alloc(self, size: int) -> int:
         return self._out("cuMemAlloc", size)
 
+    def mem_alloc_managed(self, size: int, flags: int) -> int:
+        return self._out("cuMemAllocManaged", size, flags)
+
     def mem_free(self, pointer: int) -> None:
         self._call("cuMemFree", pointer)
 

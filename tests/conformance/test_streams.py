@@ -61,6 +61,49 @@ def test_a_stream_keeps_its_order(cuda: Any, kernel: Kernel, device: Device, str
         assert read(pointer + 4, 1)[0] == value + 1
 
 
+@pytest.mark.parametrize("source", ["managed", "pinned", "pageable"])
+def test_copies_to_managed_memory_and_from_it_do_not_wait(
+    cuda: Any, kernel: Kernel, device: Device, stream: int, source: str
+) -> None:
+    """A kernel before them may wait for the thread that makes them."""
+    size = 4096
+    first, second = (cuda.mem_alloc_managed(size, 1) for _ in range(2))
+    pinned, pageable = cuda.host_alloc(size), Host(b"\x05" * size)
+    ctypes.memset(first, 5, size)
+    ctypes.memset(pinned, 5, size)
+    at = {"managed": first, "pinned": pinned, "pageable": pageable.address}[source]
+    launch_spin(cuda, kernel, stream, device(bytes(4)), 10 * CLOCKS)
+    cuda.memcpy(second, at, size, stream)
+    pageable.fill(0)
+    cuda.memcpy(pinned, second, size, stream)
+    if source != "pageable":  # then CUDA may wait, or copy the source first
+        with pytest.raises(CudaError, check=lambda error: error.status == 600):
+            cuda.stream_query(stream)
+    cuda.stream_synchronize(stream)
+    assert ctypes.string_at(pinned, size) == b"\x05" * size
+    for pointer in (first, second):
+        cuda.mem_free(pointer)
+    cuda.host_free(pinned)
+
+
+def test_copies_of_managed_memory_are_captured(cuda: Any, stream: int) -> None:
+    size = 4096
+    first, second = (cuda.mem_alloc_managed(size, 1) for _ in range(2))
+    cuda.stream_begin_capture(stream, 2)
+    cuda.memcpy(second, first, size, stream)
+    graph = cuda.stream_end_capture(stream)
+    executable = cuda.graph_instantiate(graph)
+    for value in (3, 4):
+        ctypes.memset(first, value, size)
+        cuda.graph_launch(executable, stream)
+        cuda.stream_synchronize(stream)
+        assert ctypes.string_at(second, size) == bytes([value]) * size
+    cuda.graph_exec_destroy(executable)
+    cuda.graph_destroy(graph)
+    for pointer in (first, second):
+        cuda.mem_free(pointer)
+
+
 def test_busy_streams_say_so(cuda: Any, kernel: Kernel, device: Device, stream: int) -> None:
     event = cuda.event_create(NO_TIMING)
     launch_spin(cuda, kernel, stream, device(bytes(4)), 10 * CLOCKS)

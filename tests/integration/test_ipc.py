@@ -35,7 +35,7 @@ def hear(): return sys.stdin.readline().strip()
 def put(pointer, data):
     buffer = ctypes.create_string_buffer(data, len(data))
     api.memcpy_htod(pointer, ctypes.addressof(buffer), len(data))
-    api.context_synchronize()  # a copy from pageable memory may still be on its way; another function does not wait for it
+    api.context_synchronize()  # it may still be on its way, and another function does not wait for it
 def get(pointer, size):
     buffer = ctypes.create_string_buffer(size)
     api.memcpy_dtoh(ctypes.addressof(buffer), pointer, size)

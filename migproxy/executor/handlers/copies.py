@@ -58,6 +58,20 @@ def copy_dtoh(state: SessionState, command: Command) -> Result:
     return finish_copy(state, command, stream)
 
 
+@handles(Op.COPY_WITHIN)
+def copy_within(state: SessionState, command: Command) -> Result:
+    """Copy from one place of the arena to another: managed memory is there."""
+    dst, src, size = layout.COPY.unpack_from(command.payload)
+    _host(state, dst, size)
+    _host(state, src, size)
+    stream = state.stream(command.stream)
+    if state.is_captured(stream):
+        state.driver.call("cuMemcpyAsync", dst, src, size, stream)  # a node of the graph; nothing runs, or waits, now
+    else:
+        state.driver.call("cuLaunchHostFunc", stream, *state.host_copies.place(dst, src, size))
+    return finish_copy(state, command, stream)
+
+
 @handles(Op.COPY_DTOD)
 def copy_dtod(state: SessionState, command: Command) -> Result:
     dst, src, size = layout.COPY.unpack_from(command.payload)

@@ -17,7 +17,7 @@ from migproxy.arena.memory_unsafe import copy
 from migproxy.errors import CudaError, MigproxyError
 from migproxy.jit.copying import copy_large
 from migproxy.jit.fast_path import keep_until_replied
-from migproxy.session.api.memory import find_host_block, is_managed
+from migproxy.session.api.memory import find_host_block, is_managed, is_page_locked
 from migproxy.session.api.streams import LEGACY, capturing, is_captured, resolve
 from migproxy.session.session import Session, current
 
@@ -114,9 +114,27 @@ def memcpy(dst: int, src: int, size: int, stream: int | None = None) -> None:
 
 
 def _host_to_host(dst: int, src: int, size: int, stream: int | None) -> None:
-    """Copy behind the stream's work, as the driver does it."""
-    current().call(Op.STREAM_SYNC, b"", stream=resolve(stream or 0))
-    copy(dst, src, size)
+    """Copy between addresses in the function's memory, behind the stream's work; managed memory lies there too.
+
+    From host memory to host memory CUDA waits itself. Managed memory counts as the device's: what does not wait there
+    must not wait here, for a kernel before it in the stream may wait for this thread.
+    """
+    session = current()
+    wire = resolve(stream or 0)
+    between_hosts = not is_managed(dst) and not is_managed(src)
+    if stream is None or between_hosts or not is_page_locked(dst, size):
+        session.call(Op.STREAM_SYNC, b"", stream=wire)
+        copy(dst, src, size)
+    elif is_page_locked(src, size):
+        session.post(Op.COPY_WITHIN, layout.COPY.pack(dst, src, size), stream=wire)
+    elif size <= STAGE_AT_ONCE:
+        block = session.allocate(size)
+        copy(block, src, size)
+        number = session.post(Op.COPY_WITHIN, layout.COPY.pack(dst, block, size), stream=wire)
+        session.release_when_retired(number, block)
+    else:
+        session.call(Op.STREAM_SYNC, b"", stream=wire)
+        copy(dst, src, size)
 
 
 def _capture(session: Session, op: Op, dst: int, src: int, size: int, wire: int) -> None:

@@ -233,6 +233,12 @@ def is_managed(pointer: int) -> bool:
     return found is not None and found[0] in _managed
 
 
+def is_page_locked(pointer: int, size: int) -> bool:
+    """Tell whether [pointer, pointer + size) lies in one page-locked block of the arena, managed ones included."""
+    found = find_host_block(pointer)
+    return found is not None and pointer + size <= found[0] + found[1]
+
+
 def note_host_block(address: int, size: int) -> None:
     """Count arena memory of `mignificient_malloc` as page-locked."""
     with _host_lock:
