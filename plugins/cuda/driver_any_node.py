@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from migproxy_plugins.cuda import driver_nodes as nodes
+from migproxy_plugins.cuda import graph_holdings
 from migproxy_plugins.cuda import status as st
 from migproxy_plugins.cuda.driver_edges import check_edges
 from migproxy_plugins.cuda.driver_graphs import cuGraphAddChildGraphNode
@@ -96,6 +97,8 @@ def _add_conditional(out: int, graph: int, dependencies: int, count: int, union:
     before = get_u64_array(dependencies, count)
     node, bodies = nodes.ask("cuGraphAddConditionalNode", graph, before, [handle, kind, size])
     nodes.note_node(graph, node)
+    for body in bodies:
+        graph_holdings.add_part(graph, body, node)
     where = _bodies.address(bodies)
     put_u64(union + _BODIES_OFFSET, where)
     _conditionals[node] = _CONDITIONAL.pack(handle, kind, size) + where.to_bytes(8, "little")

@@ -29,7 +29,7 @@ from migproxy_plugins.cuda.memory_unsafe import (
     put_u32,
     put_u64,
 )
-from migproxy_plugins.cuda.registry import serves
+from migproxy_plugins.cuda.registry import refuse, serves
 
 from migproxy.errors import CudaError
 from migproxy.session import api
@@ -70,16 +70,22 @@ def _inherit(clone: int, graph: int) -> None:
     """Make a clone of a graph hold what the graph holds, and the clones of its child graphs what those hold."""
     graph_holdings.inherit(clone, graph)
     staging.inherit(clone, graph)
-    if graph_holdings.has_parts(graph):
-        for theirs, ours in zip(_child_graphs(clone), _child_graphs(graph), strict=True):
-            _inherit(theirs, ours)
-            graph_holdings.add_part(clone, theirs)
+    parts = graph_holdings.parts(graph)
+    children = list(zip(_child_graphs(clone), _child_graphs(graph), strict=True)) if parts else []
+    for theirs, ours in children:
+        _inherit(theirs, ours)
+        graph_holdings.add_part(clone, theirs)
+    for body in set(parts).difference(ours for _, ours in children):
+        # The clone's own bodies are not known; it holds for them.
+        graph_holdings.inherit(clone, body, whole=True)
 
 
 @serves("cuGraphInstantiateWithFlags")
 def cuGraphInstantiate(executable: int, graph: int, flags: int) -> None:
     if flags & ~_KNOWN_FLAGS:
         raise CudaError(st.INVALID_VALUE, f"cuGraphInstantiate: flags {flags:#x}")
+    if flags & _DEVICE_LAUNCH:
+        raise refuse("cuGraphInstantiate", "a kernel that launches a graph needs its handle on the device")
     made = api.graph_instantiate(graph, flags)
     graph_holdings.inherit(made, graph, whole=True)
     graph_memory.hold(made, graph, free_on_launch=bool(flags & _FREE_ON_LAUNCH))

@@ -64,13 +64,14 @@ def _release(handle: int, count: int) -> None:
 
 
 def holds(holder: int) -> bool:
-    """Tell whether `holder` holds anything."""
-    return holder in _holdings
+    """Tell whether `holder`, or a graph inside it, holds anything."""
+    found = _holdings.get(holder)
+    return found is not None and (bool(found.functions) or any(found.objects.values()) or any(map(holds, found.parts)))
 
 
-def has_parts(graph: int) -> bool:
-    """Tell whether a graph has graphs inside that hold anything."""
-    return graph in _holdings and bool(_holdings[graph].parts)
+def parts(graph: int) -> list[int]:
+    """Return the graphs inside a graph: those of child graph nodes that held something, and conditional bodies."""
+    return list(_holdings[graph].parts) if graph in _holdings else []
 
 
 def add_function(holder: int, token: int) -> None:

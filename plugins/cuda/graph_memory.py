@@ -54,9 +54,13 @@ _contents: dict[int, _Content] = {}
 _allocations: dict[int, tuple[_Block, bytes]] = {}
 _frees: dict[int, int] = {}
 _marks: Counter[int] = Counter()
+#: Bytes of blocks that have gone since the last trim: the driver keeps graphs' memory for the next until then.
+_untrimmed = 0
 
 
 def _after_fork() -> None:
+    global _untrimmed
+    _untrimmed = 0
     for table in (_blocks, _contents, _allocations, _frees, _marks):
         table.clear()
 
@@ -199,9 +203,11 @@ def free(pointer: int) -> None:
 
 
 def _release(block: _Block) -> None:
+    global _untrimmed
     block.holders -= 1
     if not block.holders:
         del _blocks[block.pointer]
+        _untrimmed += _whole_chunks(block) if block.touched else 0
         # The ledger uses the address again only after all work submitted so far.
         api.mem_free(block.pointer)
 
@@ -216,9 +222,13 @@ def drop(holder: int) -> None:
 
 
 def _current() -> tuple[int, int]:
-    # The driver gives each graph whole chunks and counts those.
-    used = sum(-(-block.size // _CHUNK) * _CHUNK for block in _blocks.values() if block.touched)
+    used = _untrimmed + sum(_whole_chunks(block) for block in _blocks.values() if block.touched)
     return used, used
+
+
+def _whole_chunks(block: _Block) -> int:
+    """The driver gives each graph whole chunks and counts those."""
+    return -(-block.size // _CHUNK) * _CHUNK
 
 
 def _mark() -> None:
@@ -248,6 +258,8 @@ def reset_mark(number: int, value: int) -> None:
 
 def trim() -> None:
     """Forget what is no longer in use."""
+    global _untrimmed
     with _lock:
+        _untrimmed = 0
         for block in _blocks.values():
             block.touched = block.live

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 #: mode is enforced in the function.
 _CAPTURE_RELAXED = 2
 _CHILD_GRAPH = 4  # CUgraphNodeType
-#: What may be asked of the driver when a graph is instantiated: device launch, the nodes' priorities. Freeing on launch
-#: is the function's, whose ledger the graph's memory comes from; the first launch uploads.
-_INSTANTIATE_FLAGS = 0x4 | 0x8
+#: What may be asked of the driver when a graph is instantiated: the nodes' priorities. Freeing on launch is the
+#: function's, whose ledger the graph's memory comes from; the first launch uploads; a launch from the device takes the
+#: driver's own handle, which the function has not.
+_INSTANTIATE_FLAGS = 0x8
 
 #: Real conditional node → its real bodies, which end with it.
 _bodies: WeakKeyDictionary[SessionState, dict[int, list[int]]] = WeakKeyDictionary()

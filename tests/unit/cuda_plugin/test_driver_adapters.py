@@ -225,6 +225,40 @@ def test_user_objects_die_with_the_last_graph(session: FakeSession) -> None:
     assert call("cuUserObjectRelease", item.value, 1) == 1
 
 
+def conditional_node(session: FakeSession, graph: int, node: int, bodies: list[int]) -> None:
+    """Add a conditional node (of type if) whose bodies the executor names so."""
+    session.driver_replies["cuGraphAddConditionalNode"] = (0, (node, bodies))
+    out, parameters = Out(), ctypes.create_string_buffer(256)
+    struct.pack_into("<ii8xQii", parameters, 0, 13, 0, 99, 0, len(bodies))
+    assert call("cuGraphAddNode", out.at, graph, 0, 0, ctypes.addressof(parameters)) == 0
+    assert out.value == node
+
+
+def test_what_conditional_bodies_hold_ends_with_their_node(session: FakeSession) -> None:
+    died: list[int] = []
+    destroy = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(died.append)
+    address = ctypes.cast(destroy, ctypes.c_void_p).value or 0
+    graph, first, second = (layout.make_handle(layout.KIND_GRAPH, each) for each in (50, 51, 52))
+    node = layout.make_handle(layout.KIND_GRAPH_NODE, 53)
+    conditional_node(session, graph, node, [first, second])
+    for data, body in ((1, first), (2, second)):
+        item = Out()
+        assert call("cuUserObjectCreate", item.at, data, address, 1, 1) == 0
+        assert call("cuGraphRetainUserObject", body, item.value, 1, 1) == 0
+    executable = Out()
+    assert call("cuGraphInstantiate", executable.at, graph, 0) == 0
+    assert call("cuGraphDestroyNode", node) == 0
+    assert died == [], "what was instantiated holds them still"
+    assert call("cuGraphExecDestroy", executable.value) == 0
+    assert sorted(died) == [1, 2]
+
+
+def test_a_graph_that_a_kernel_launches_is_refused(session: FakeSession, caplog: pytest.LogCaptureFixture) -> None:
+    executable = Out()
+    assert call("cuGraphInstantiate", executable.at, layout.make_handle(layout.KIND_GRAPH, 5), 4) == 801
+    assert "needs its handle on the device" in caplog.text
+
+
 def test_entry_points(session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENTRIES, "cuMemAlloc", 1234)
     pointer, status = Out(), Out(ctypes.c_int, 9)

@@ -138,6 +138,11 @@ def test_graph_memory_is_charged_used_and_given_back(stream: int) -> None:
     assert free - api.mem_get_info()[0] >= size, "a launch's memory outlives its graph"
     assert call("cuMemFree", pointer) == 0
     assert api.mem_get_info()[0] > free - size // 2
+    assert call("cuDeviceGetGraphMemAttribute", 0, 0, used.at) == 0
+    assert used.value >= size, "as the driver, which keeps it for other graphs"
+    assert call("cuDeviceGraphMemTrim", 0) == 0
+    assert call("cuDeviceGetGraphMemAttribute", 0, 0, used.at) == 0
+    assert used.value < size
 
 
 def test_graph_memory_freed_by_nodes_and_on_launch(graph: int, stream: int) -> None:
