@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+#: How long a kernel may keep a slice from everybody else if nobody says so.
+SHARED_KERNEL_SECONDS = 60.0
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -101,7 +104,8 @@ class BrokerConfig:
     max_priority : int
         Highest priority that a function may give itself, for the policy ``priority``; lower ones may be negative.
     kernel_seconds : float
-        How long a kernel may run until it counts as hung; 0: for ever.
+        How long a kernel may run until it counts as hung; 0: for ever. Negative: for ever for a private broker, else
+        60 s, since nobody else computes meanwhile; see `patience`.
     usage_seconds : float
         How often NVML's count of each executor's memory is held against its function's quota; 0: never.
     slices : mapping of str to SliceSettings
@@ -136,7 +140,7 @@ class BrokerConfig:
     mode: str = ""
     policy: str = "gpu_time"
     max_priority: int = 0
-    kernel_seconds: float = 0.0
+    kernel_seconds: float = -1.0
     usage_seconds: float = 2.0
     slices: Mapping[str, SliceSettings] = field(default_factory=dict)
     unisolated_slices: Mapping[str, Unisolated] = field(default_factory=dict)
@@ -146,3 +150,10 @@ class BrokerConfig:
     cache_dir: str = ""
     log_file: str = ""
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a kernel may run; 0: for ever."""
+        if self.kernel_seconds >= 0:
+            return self.kernel_seconds
+        return 0.0 if self.private else SHARED_KERNEL_SECONDS

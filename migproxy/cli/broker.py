@@ -37,8 +37,11 @@ def broker(
     mode: Annotated[str, typer.Option(help=f"How functions share a slice: {', '.join(MODES)}.")] = "",
     policy: Annotated[str, typer.Option(help=f"Who computes next: {', '.join(POLICIES)}. Default: gpu_time.")] = "",
     kernel_seconds: Annotated[
-        float, typer.Option(help="How long a kernel may run until it counts as hung. Default: for ever.")
-    ] = 0.0,
+        float,
+        typer.Option(
+            help="How long a kernel may run until it counts as hung; 0: for ever. Default: 60.", show_default=False
+        ),
+    ] = -1.0,
     warm: Annotated[
         int,
         typer.Option(
@@ -69,13 +72,14 @@ def broker(
         "allow_all": allow_all,
         "mode": one_of("--mode", mode, MODES) if mode else "",
         "policy": one_of("--policy", policy, tuple(POLICIES)) if policy else "",
-        "kernel_seconds": kernel_seconds,
         "log_file": os.path.abspath(log_file) if log_file else "",
         "metrics_port": metrics_port,
         "private": private,
         "parent_pid": parent_pid,
     }
     settings = replace(settings, **{name: value for name, value in given.items() if value})
+    if kernel_seconds >= 0:
+        settings = replace(settings, kernel_seconds=kernel_seconds)
     if warm >= 0:
         settings = replace(settings, warm=warm)
     path = os.path.abspath(socket or settings.socket or user_socket(os.environ))
