@@ -38,6 +38,24 @@ def _callbacks(module: ModuleType) -> None:
     callbacks.install(module)
 
 
+def _accelerators(module: ModuleType) -> None:
+    from migproxy_plugins.cupy import accelerators
+
+    accelerators.install(module)
+
+
+def _cutensor_user(module: ModuleType) -> None:
+    from migproxy_plugins.cupy import accelerators
+
+    accelerators.require(module)
+
+
+def _cutensor_wrapper(module: ModuleType) -> None:
+    from migproxy_plugins.cupy import accelerators
+
+    accelerators.tell(module)
+
+
 def _environment(module: ModuleType) -> None:
     from migproxy_plugins.cupy import preloading
 
@@ -132,10 +150,13 @@ PLUGIN = Plugin(
         "cupy_backends.cuda.api.driver": _driver,
         "cupy_backends.cuda.libs.nvrtc": _nvrtc,
         "cupy_backends.cuda.libs": _lazy,
+        "cupy._core._accelerator": _accelerators,
         "cupy._environment": _environment,
         "cupy.cuda": _lazy,
         "cupy.cuda.compiler": _compiler,
+        "cupy.cuda.cutensor": _cutensor_wrapper,
         "cupy.fft._callback": _callbacks,
+        "cupyx.cutensor": _cutensor_user,
     },
     replace=_replacements(),
     executor="migproxy_plugins.cupy.executor",

@@ -13,7 +13,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from migproxy_plugins.cupy import calls, signatures, standin
+from migproxy_plugins.cupy import accelerators, calls, signatures, standin
 from migproxy_plugins.cupy import objects_unsafe as raw
 
 #: Bytes of an element by cutensorDataType_t (cuTENSOR's types.h).
@@ -145,7 +145,16 @@ def _integers(address: int, count: int, kind: str) -> list[int]:
 
 
 def make(name: str) -> ModuleType:
-    """Return the stand-in."""
+    """Return the stand-in.
+
+    Raises
+    ------
+    ImportError
+        If the executor is known to have no cuTENSOR.
+    """
+    missing = accelerators.known_missing()
+    if missing:
+        raise ImportError(missing, name=name)
     module, facts = standin.base_module(name)
     library = standin.Library(module, facts)
     vars(module)["available"] = True
