@@ -20,6 +20,8 @@ from migproxy.jit import compiler, language, trampoline
 ENABLED = os.environ.get("MIGPROXY_NUMPY_ARENA") != "0"
 #: Smaller arrays stay in NumPy's own memory: copies of them are staged anyway, for less than a round trip costs.
 THRESHOLD = 4096
+#: The same after `take_small`.
+SMALL = 1
 #: Smaller requests never make the arena grow.
 GROW_FROM = 64 << 10
 _OFF = 1 << 63
@@ -31,6 +33,7 @@ _VERSION, _FUNCTIONS = (
 
 _lock = threading.Lock()
 _installed = False
+_threshold = THRESHOLD
 _grower: Callable[[int], bool] | None = None
 _growing = threading.local()
 
@@ -81,9 +84,21 @@ def install(numpy: ModuleType) -> bool:
         # The freeing side first: no block of ours may meet NumPy's own functions.
         for function, field in zip(reversed(cells.FUNCTIONS), reversed(fields), strict=True):
             field.value = compiled[function.__name__]
-        _cell(cells.THRESHOLD).value = THRESHOLD
+        _cell(cells.THRESHOLD).value = _threshold
         _installed = True
         return True
+
+
+def take_small() -> None:
+    """Take arrays of any size from the arena from now on, so that kernels can reach them once they are registered.
+
+    An array is 20 ns slower to make then, and takes 64 bytes at least.
+    """
+    global _threshold
+    with _lock:
+        _threshold = SMALL
+        if _installed:
+            _cell(cells.THRESHOLD).value = SMALL
 
 
 def use_heap(heap: Heap | None) -> None:

@@ -36,6 +36,11 @@ def install(numpy: ModuleType) -> None:
             numpy_memory.use_heap(session.heap)
 
 
+def take_small() -> None:
+    """Have small arrays in the arena too, as soon as there is a session: called where a program may map them."""
+    numpy_memory.take_small()
+
+
 def _make_room(size: int) -> bool:
     """Open the session, or add a segment to its arena; returns whether a request of `size` bytes should be tried
     again."""

@@ -11,7 +11,11 @@ from migproxy.interpose.plugin import INTERFACE_VERSION, Plugin
 def _driver(module: ModuleType) -> None:
     from migproxy_plugins.numba.driver import patch_driver
 
+    from migproxy.session import host_arrays
+
     patch_driver(module)
+    # `cuda.mapped` takes arrays of any size.
+    host_arrays.take_small()
 
 
 def _dispatcher(module: ModuleType) -> None:

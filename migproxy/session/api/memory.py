@@ -187,6 +187,13 @@ def _overlaps(blocks: dict[int, int], pointer: int, size: int) -> bool:
     return any(start < pointer + size and pointer < start + length for start, length in blocks.items())
 
 
+#: NumPy arrays are what programs register; which of them lie outside: docs/decisions/arena-numpy.md.
+UNMAPPABLE = (
+    "mapping the ordinary memory at {pointer:#x}: a kernel reaches memory of cuMemHostAlloc, and NumPy arrays that were"
+    " made after the first call to CUDA and have 4 KiB, with numba.cuda imported any size"
+)
+
+
 def host_device_pointer(pointer: int) -> int:
     """Return the device address of page-locked memory: the same one.
 
@@ -200,7 +207,7 @@ def host_device_pointer(pointer: int) -> int:
     if _find(_registered, pointer):
         if current().heap.owns(pointer):
             return pointer
-        raise CudaError(CUDA_ERROR_NOT_SUPPORTED, "mapping registered memory; allocate it with cuMemHostAlloc instead")
+        raise CudaError(CUDA_ERROR_NOT_SUPPORTED, UNMAPPABLE.format(pointer=pointer))
     raise CudaError(CUDA_ERROR_INVALID_VALUE)
 
 

@@ -128,6 +128,18 @@ def test_pinned_context() -> None:
     np.testing.assert_array_equal(device.copy_to_host(), host)
 
 
+@pytest.mark.parametrize("size", [1, 10, 1000])
+def test_mapped_context(size: int) -> None:
+    cuda.current_context()  # in a function, arrays that are made before CUDA is first called cannot be mapped
+    x, out = np.arange(float(size)), np.zeros(size)
+    for _ in range(2):
+        with cuda.mapped(x, out) as (mapped_x, mapped_out):
+            add[1, size](mapped_x, mapped_out, mapped_out)
+            cuda.synchronize()
+            np.testing.assert_array_equal(out, mapped_out.copy_to_host())
+    np.testing.assert_array_equal(out, 2 * x)
+
+
 @cuda.jit
 def warp_sums(x, out):
     i = cuda.grid(1)

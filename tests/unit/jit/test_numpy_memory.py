@@ -47,6 +47,26 @@ def run(code: str, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize("first", ["switch()", "numpy_memory.take_small()"])
+def test_small_arrays_lie_in_the_arena_where_they_may_be_mapped(first: str) -> None:
+    assert "ok" in run(f"""
+        before = np.ones(1)
+        {first}
+        switch()
+        numpy_memory.take_small()
+        made = [np.ones(n, np.uint8) for n in (1, 7, 100, 1000, 4095, 4096)]
+        assert all(map(owned, made)) and not owned(before)
+        assert len({{a.ctypes.data % 64 for a in made}}) == 1
+        made[0].resize(5000, refcheck=False)
+        assert owned(made[0]) and made[0][0] == 1 and not made[0][1:].any()
+        del made, before
+        assert heap.live_bytes == 0
+        numpy_memory.use_heap(None)
+        assert not owned(np.ones(1))
+        print("ok")
+    """)
+
+
 def test_arrays_before_and_after_the_switch_are_freed_where_they_belong() -> None:
     assert "ok" in run("""
         before = [np.ones(n) for n in (1, 100, 1000, 100_000)]
