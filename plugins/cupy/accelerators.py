@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
-from migproxy.errors import CudaError, SessionError
+from migproxy.errors import MigproxyError
 from migproxy.session import api
 from migproxy.session.session import LibraryCallError
 
@@ -37,7 +37,7 @@ def missing() -> str:
         except LibraryCallError as error:
             absent = error.facts.get("type") in ("ImportError", "ModuleNotFoundError")
             _reason = f"the executor has no cuTENSOR: {error.facts.get('message', '')}" if absent else ""
-        except (CudaError, SessionError):
+        except MigproxyError:
             # What is wrong with the session is told by what needs it; importing CuPy does not.
             return ""
         else:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from migproxy_plugins.cupy import accelerators
 
-from migproxy.errors import CudaError, SessionLost
+from migproxy.errors import CudaError, SessionLost, UsageError
 from migproxy.session.session import LibraryCallError
 
 
@@ -83,7 +83,9 @@ def test_without_the_accelerator_nobody_asks(executor: Callable[..., Executor]) 
     assert not accelerators.known_missing()
 
 
-@pytest.mark.parametrize("failure", [SessionLost("ended"), CudaError(100), absent("CuTensorError")])
+@pytest.mark.parametrize(
+    "failure", [UsageError("no broker"), SessionLost("ended"), CudaError(100), absent("CuTensorError")]
+)
 def test_another_failure_is_not_taken_for_a_missing_library(
     executor: Callable[..., Executor], failure: Exception
 ) -> None:
