@@ -41,6 +41,7 @@ TRACE = 0x90  # address of TRACE_CAPACITY records (name, start, end, count)
 TRACED = 0x98  # how many were written, in all
 COPY_END = 0xA0  # when the last copy to the device, and the last one from it, was seen to be done
 AHEAD = 0xB0  # what alone is on its way and will be done so soon does not hold up the next
+LATE = 0xB8  # what is late by so much may wait for the function itself
 BLOCK_SIZE = 0xC0
 
 MARKS = 512
@@ -49,6 +50,8 @@ MARK_EVENT, MARK_EXPECTED, MARK_START, MARK_COUNT, MARK_ESTIMATE, MARK_NAME = 0,
 TRACE_CAPACITY = 4096
 TRACE_RECORD = 32
 BATCH_MOST = 32
+#: So many marks at most are set behind one that is late, since the others on the slice wait for all of them.
+LATE_MOST = 16
 #: Words of a kernel's estimates; sizes that differ by less than eightfold share one.
 BUCKETS = 12
 NO_LIMIT = 1 << 62
@@ -91,13 +94,17 @@ def has_room(flight: U64, estimates: U64, units: U64) -> U64:
     on_its_way = load64(flight + EXPECTED) + load64(flight + BATCH_EXPECTED)
     if on_its_way + expected(flight, estimates + 8 * bucket(units)) <= load64(flight + LIMIT):
         return 1
-    # The device need not rest between two long ones. Only one that is not late yet, and alone: were the estimates
-    # wrong, more and more would get on its way.
-    if load64(flight + TAIL) - load64(flight + HEAD) != 1 or load64(flight + BATCH_COUNT) != 0:
+    if load64(flight + BATCH_COUNT) != 0:
         return 0
     end = expected_end(flight)
     now = time_stamp()
-    return now < end and end - now <= load64(flight + AHEAD)
+    on_its_way = load64(flight + TAIL) - load64(flight + HEAD)
+    if now >= end:
+        # A kernel may wait for what its function does next, on another stream or behind a wait, as natively it can.
+        return now - end > load64(flight + LATE) and on_its_way < LATE_MOST
+    # The device need not rest between two long ones. Only one that is not late yet, and alone: were the estimates
+    # wrong, more and more would get on its way.
+    return on_its_way == 1 and end - now <= load64(flight + AHEAD)
 
 
 def mark(flight: U64) -> U64:

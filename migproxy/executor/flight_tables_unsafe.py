@@ -25,6 +25,8 @@ SHORT_NS = 50_000
 BATCH_NS = 100_000
 #: The next long kernel may be issued so long before the one on its way is expected to be done.
 AHEAD_NS = 100_000
+#: A kernel that takes so much longer than expected may wait for what the function does next; see `flight.has_room`.
+LATE_NS = 100_000_000
 #: CU_EVENT_DISABLE_TIMING: cheaper to record.
 _EVENT_FLAGS = 2
 #: Further kinds of work than these share one estimate.
@@ -104,6 +106,7 @@ class FlightTables:
             (flight.UNKNOWN, self.ticks(LIMIT_NS)),
             (flight.BATCH_FULL, self.ticks(BATCH_NS)),
             (flight.AHEAD, self.ticks(AHEAD_NS)),
+            (flight.LATE, self.ticks(LATE_NS)),
             (flight.RECORDS, records),
             (flight.EVENT_RECORD, driver.pointer("cuEventRecord")),
             (flight.EVENT_QUERY, driver.pointer("cuEventQuery")),
@@ -184,6 +187,10 @@ class FlightTables:
     def on_its_way(self) -> bool:
         """Tell whether a mark is not known to be reached."""
         return self.get(flight.HEAD) != self.get(flight.TAIL)
+
+    def is_late(self) -> bool:
+        """Tell whether what is marked is so late that it may wait for the function itself."""
+        return self.left_ns() < -LATE_NS
 
     def left_ns(self) -> int:
         """Return how long what is marked is expected to take still; negative: it is late. 0: nothing is marked."""

@@ -131,7 +131,7 @@ def run(state: SessionState, turns: Alone) -> None:
             if not turns.may_carry_out(reason) or (state.sharing.events and waits_for_others(state)):
                 tables.set(pump_block.AGAIN, 1)
                 held_back = True
-            elif reason == pump_block.REASON_LEASE:
+            elif reason == pump_block.REASON_LEASE and not turns.by_hand:
                 # The turn has come: what else is to be looked after has time until its first work is on its way.
                 tables.set(pump_block.AGAIN, 1)
                 continue

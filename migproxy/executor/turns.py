@@ -63,6 +63,9 @@ class Alone:
     state : SessionState
     """
 
+    #: The command in hand is for Python, since the pump would not carry it out in a turn that is to end.
+    by_hand = False
+
     def __init__(self, state: SessionState) -> None:
         self._state = state
         self._limit = int(state.spec.kernel_seconds * 1e9)
@@ -171,6 +174,7 @@ class Turns(Alone):
     # -- before and after a command ----------------------------------------------------------------------------------
     def may_carry_out(self, reason: int) -> bool:
         """Tell whether the command in hand may be carried out now; ask again until it may."""
+        self.by_hand = False
         if reason == pump_block.REASON_ERROR or self._state.sticky or not self._is_leased():
             return True
         if self.undisturbed():
@@ -179,13 +183,18 @@ class Turns(Alone):
             self._learn_to_think(time.monotonic_ns() - self._gave_up_at)
         if not self._lease.acquire():
             self._wanted_at = self._wanted_at or time.monotonic_ns()
-            return False
+            # A turn that is to end ends once its work is done. If that waits for the function, then for this command.
+            self.by_hand = self._lease.should_yield() and self._flight.is_late() and self._has_room()
+            return self.by_hand
         self._begin()
         if reason == pump_block.REASON_FULL:
             return False
         if not self._bounded:
             return not self._flight.full
-        return reason == pump_block.REASON_LEASE or self._capturing() or self._flight.has_room(self._estimates())
+        return reason == pump_block.REASON_LEASE or self._has_room()
+
+    def _has_room(self) -> bool:
+        return self._capturing() or self._flight.has_room(self._estimates())
 
     def carry_out(self, action: Callable[[], None]) -> None:
         """Carry out the command in hand, and mark what it puts on its way on the multiprocessors."""

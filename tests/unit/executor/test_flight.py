@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from migproxy.arena import machine_unsafe
 from migproxy.executor import flight
-from migproxy.executor.flight_tables_unsafe import LIMIT_NS, SHORT_NS, FlightTables, compile_flight
+from migproxy.executor.flight_tables_unsafe import LATE_NS, LIMIT_NS, SHORT_NS, FlightTables, compile_flight
 from migproxy.jit import language
 
 NOT_READY = 600
@@ -209,6 +209,19 @@ def test_none_follows_one_that_is_late(work: Work) -> None:
     started = ctypes.c_uint64.from_address(work.tables.get(flight.RECORDS) + flight.MARK_START)
     started.value -= work.tables.ticks(4_010_000)
     assert not work.issue("kernel")
+
+
+def test_more_follows_one_that_is_so_late_that_it_may_wait_for_it_but_not_without_end(work: Work) -> None:
+    work.know("kernel", 4_000_000)
+    assert work.issue("kernel")
+    started = ctypes.c_uint64.from_address(work.tables.get(flight.RECORDS) + flight.MARK_START)
+    started.value -= work.tables.ticks(4_000_000 + LATE_NS // 2)
+    assert not work.tables.is_late()
+    assert not work.issue("kernel")
+    hour = 3_600_000_000_000
+    started.value -= work.tables.ticks(hour)
+    assert work.tables.is_late()
+    assert sum(work.issue("kernel") for _ in range(100)) == flight.LATE_MOST - 1
 
 
 _WORDS = (flight.HEAD, flight.TAIL, flight.EXPECTED, flight.LIMIT, flight.BATCH_COUNT, flight.BATCH_EXPECTED)
