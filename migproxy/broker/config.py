@@ -104,8 +104,8 @@ class BrokerConfig:
     max_priority : int
         Highest priority that a function may give itself, for the policy ``priority``; lower ones may be negative.
     kernel_seconds : float
-        How long a kernel may run until it counts as hung; 0: for ever. Negative: for ever for a private broker, else
-        60 s, since nobody else computes meanwhile; see `patience`.
+        How long a kernel may run until it counts as hung; 0: for ever. Negative: 60 s where one function computes at a
+        time, so that nobody else does meanwhile, else for ever; see `patience`.
     usage_seconds : float
         How often NVML's count of each executor's memory is held against its function's quota; 0: never.
     slices : mapping of str to SliceSettings
@@ -151,9 +151,9 @@ class BrokerConfig:
     log_file: str = ""
     limits: Limits = field(default_factory=Limits)
 
-    @property
-    def patience(self) -> float:
-        """Seconds that a kernel may run; 0: for ever."""
+    def patience(self, *, leased: bool) -> float:
+        """Return the seconds that a kernel may run, on a slice whose functions take turns (`leased`) or compute at
+        once; 0: for ever."""
         if self.kernel_seconds >= 0:
             return self.kernel_seconds
-        return 0.0 if self.private else SHARED_KERNEL_SECONDS
+        return SHARED_KERNEL_SECONDS if leased else 0.0

@@ -65,7 +65,7 @@ class Broker:
         self.ledgers = {each.name: Ledger(each.memory) for each in slices}
         mode = config.mode or ("full_overlap" if config.private else DEFAULT_MODE)
         # Its own watchdog comes first; the broker's is for executors that are stuck themselves.
-        patience = config.patience * 1.5
+        patience = config.patience(leased=True) * 1.5
         self.leases: dict[str, SliceLease] = {}
         for each in slices:
             own = config.slices.get(each.name, SliceSettings())
@@ -361,7 +361,7 @@ class Broker:
                 cache_dir=self.config.cache_dir,
                 mode=self.leases[granted.slice.name].mode if lease_fds else "full_overlap",
                 lease_place=place,
-                kernel_seconds=self.config.patience,
+                kernel_seconds=self.config.patience(leased=bool(lease_fds)),
                 account_place=session.account_place,
                 stdio=bool(fds),
                 handles=self.config.limits.handles,

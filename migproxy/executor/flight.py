@@ -6,8 +6,9 @@ as the whole bound, so that it goes alone and is measured. A mark is an event be
 unknown, or behind a batch of short ones, which share a mark because an event costs a third of a launch. The marks tell
 three things more: when the queue has drained, how long the function used the device, and when (`migproxy trace`).
 
-While nobody else computes on the slice nothing is bounded, and nothing measured: then a batch goes on until the stream
-changes, somebody waits for it or nothing more comes (`light`), for marks would cost a fifth of all launches' time.
+While nobody else computes on the slice nothing is bounded, and no kernel measured: then a batch goes on until the
+stream changes, somebody waits for it or nothing more comes (`light`), for marks would cost a fifth of all launches'
+time. Only where it is getting long is it marked: the watchdog sees marks, and many short kernels are no hung one.
 
 Written in the small language of ``arena/machine_unsafe.py``, like ``executor/pump.py``, which calls it. Precondition of
 all functions: `flight` is the address of a block made by `FlightTables`; `estimates` is the address of BUCKETS words.
@@ -42,7 +43,9 @@ TRACED = 0x98  # how many were written, in all
 COPY_END = 0xA0  # when the last copy to the device, and the last one from it, was seen to be done
 AHEAD = 0xB0  # what alone is on its way and will be done so soon does not hold up the next
 LATE = 0xB8  # what is late by so much may wait for the function itself
-BLOCK_SIZE = 0xC0
+LIGHT_MOST = 0xC0  # commands of a batch while nothing is bounded, by what the last ones took
+LIGHT_TICKS = 0xC8  # how long such a batch is to take at most
+BLOCK_SIZE = 0xD0
 
 MARKS = 512
 MARK = 64  # event, estimate of all, issue time, count, address of the estimate, name
@@ -52,6 +55,8 @@ TRACE_RECORD = 32
 BATCH_MOST = 32
 #: So many marks at most are set behind one that is late, since the others on the slice wait for all of them.
 LATE_MOST = 16
+#: Commands of a batch while nothing is bounded: of the first, before anything was measured, and of any.
+LIGHT_FIRST, LIGHT_LONGEST = 8, 4096
 #: Words of a kernel's estimates; sizes that differ by less than eightfold share one.
 BUCKETS = 12
 NO_LIMIT = 1 << 62
@@ -173,7 +178,16 @@ def light(flight: U64, stream: U64, name: U64) -> U64:
     store64(flight + BATCH_COUNT, load64(flight + BATCH_COUNT) + 1)
     store64(flight + BATCH_ESTIMATE, 0)
     store64(flight + BATCH_NAME, name)
+    if load64(flight + BATCH_COUNT) >= load64(flight + LIGHT_MOST):
+        return mark(flight)
     return 0
+
+
+def adapt(flight: U64, took: U64, count: U64) -> None:
+    """A batch of `count` commands, made while nothing was bounded, took so long: see how many the next may have."""
+    fit = count * load64(flight + LIGHT_TICKS) // later(took, 1)
+    fit = fit if fit < LIGHT_LONGEST else LIGHT_LONGEST
+    store64(flight + LIGHT_MOST, later(fit, 1))
 
 
 def mark_of(flight: U64, stream: U64) -> U64:
@@ -199,6 +213,8 @@ def settle(flight: U64, stream: U64) -> None:
     store64(flight + BATCH_COUNT, 0)
     store64(flight + BATCH_EXPECTED, 0)
     trace(flight, load64(flight + BATCH_NAME), start, now, count)
+    if load64(flight + BATCH_ESTIMATE) == 0:
+        adapt(flight, now - start, count)
 
 
 def learn(estimate: U64, took: U64) -> None:
@@ -251,7 +267,9 @@ def poll_marks(flight: U64) -> U64:
                 # Of a batch only the mean is known; it must not talk down what the last one is known to take.
                 each = took // count
                 estimate = load64(record + MARK_ESTIMATE)
-                if estimate != 0 and (count == 1 or each > load64(estimate)):
+                if estimate == 0:
+                    adapt(flight, took, count)
+                elif count == 1 or each > load64(estimate):
                     learn(estimate, later(each, 1))
                 store64(flight + EXPECTED, load64(flight + EXPECTED) - load64(record + MARK_EXPECTED))
                 store64(flight + HEAD, first + 1)

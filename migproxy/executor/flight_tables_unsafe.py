@@ -25,6 +25,8 @@ SHORT_NS = 50_000
 BATCH_NS = 100_000
 #: The next long kernel may be issued so long before the one on its way is expected to be done.
 AHEAD_NS = 100_000
+#: A batch while nothing is bounded is to take so long at most: far less than a kernel may.
+LIGHT_NS = 250_000_000
 #: A kernel that takes so much longer than expected may wait for what the function does next; see `flight.has_room`.
 LATE_NS = 100_000_000
 #: CU_EVENT_DISABLE_TIMING: cheaper to record.
@@ -107,6 +109,8 @@ class FlightTables:
             (flight.BATCH_FULL, self.ticks(BATCH_NS)),
             (flight.AHEAD, self.ticks(AHEAD_NS)),
             (flight.LATE, self.ticks(LATE_NS)),
+            (flight.LIGHT_MOST, flight.LIGHT_FIRST),
+            (flight.LIGHT_TICKS, self.ticks(LIGHT_NS)),
             (flight.RECORDS, records),
             (flight.EVENT_RECORD, driver.pointer("cuEventRecord")),
             (flight.EVENT_QUERY, driver.pointer("cuEventQuery")),

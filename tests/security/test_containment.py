@@ -91,7 +91,7 @@ class RealBroker:
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[RealBroker]:
-    running = RealBroker(str(tmp_path / "b.sock"), "--kernel-seconds", "1")
+    running = RealBroker(str(tmp_path / "b.sock"), "--kernel-seconds", "3")
     yield running
     running.close()
     assert running.process.returncode == 0

@@ -38,10 +38,10 @@ def test_settings_arrive(tmp_path: Path) -> None:
 
 
 def test_a_kernel_keeps_a_shared_slice_for_a_minute_at_most_unless_somebody_says_so(tmp_path: Path) -> None:
-    assert BrokerConfig("").patience == 60
-    assert BrokerConfig("", private=True).patience == 0
-    assert read(tmp_path, "kernel_seconds = 0").patience == 0
-    assert read(tmp_path, "kernel_seconds = 2.5").patience == 2.5
+    assert BrokerConfig("").patience(leased=True) == 60
+    assert BrokerConfig("").patience(leased=False) == 0
+    assert read(tmp_path, "kernel_seconds = 0").patience(leased=True) == 0
+    assert read(tmp_path, "kernel_seconds = 2.5").patience(leased=False) == 2.5
 
 
 @pytest.mark.parametrize(

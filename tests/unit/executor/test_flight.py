@@ -243,6 +243,7 @@ def test_the_compiled_bound_is_the_readable_one(values: list[int], units: int, k
 def test_while_nothing_is_bounded_a_batch_goes_on_until_somebody_waits(work: Work) -> None:
     tables = work.tables
     tables.bound(False)
+    tables.set(flight.LIGHT_MOST, flight.LIGHT_LONGEST)
     assert all(tables.light(1) == 0 for _ in range(1000))
     assert not work.device.recorded
     assert tables.light(2) == 0
@@ -253,6 +254,22 @@ def test_while_nothing_is_bounded_a_batch_goes_on_until_somebody_waits(work: Wor
     work.device.finish()
     assert tables.drained()
     assert sum("999 more" in event.what for event in tables.events(10)) == 1
+
+
+def test_a_batch_is_as_long_as_the_watchdog_can_wait_for(work: Work) -> None:
+    tables = work.tables
+    tables.bound(False)
+    assert all(tables.light(1) == 0 for _ in range(10 * flight.LIGHT_FIRST))
+    assert len(work.device.recorded) == 10, "nothing was measured yet"
+    while work.device.recorded:
+        work.device.finish()
+    assert tables.drained()
+    assert tables.get(flight.LIGHT_MOST) == flight.LIGHT_LONGEST, "they took no time"
+    adapt: Callable[..., int] = machine_unsafe.as_python(flight.adapt)
+    tables.set(flight.LIGHT_TICKS, 1000)
+    for took, most in ((100, 100), (10**6, 1), (0, flight.LIGHT_LONGEST)):
+        adapt(tables.block, took, 10)
+        assert tables.get(flight.LIGHT_MOST) == most
 
 
 def test_what_was_issued_without_a_bound_is_marked_when_there_is_one(work: Work) -> None:
