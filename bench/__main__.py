@@ -6,6 +6,7 @@
     python -m bench.coldstart …       how long until a script's first result?
     python -m bench.colocation …      what do several functions on one GPU cost each other?
     python -m bench.applications …    whole programs: a Rodinia-like set, NPBench, pyhpc-benchmarks
+    python -m bench.launch_profile    where does the time of one launch go, on both sides?
     python -m bench.softgpu           how fast is the software GPU, beside NumPy?
     python -m bench report DIR [--markdown FILE]  a page with tables and plots of what lies in DIR
     python -m bench ab BASE HEAD [NAME…]          two commits against each other

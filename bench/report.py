@@ -1,8 +1,8 @@
 """A page with tables and plots of measured figures, and the same as Markdown for the documentation.
 
 ``python -m bench report DIR [--out OUT] [--markdown FILE]`` reads the records that the other commands left in ``DIR``
-(``results.json``, ``coldstart.json``, ``colocation.json``, ``applications.json``, as far as they are there), with
-``DIR/notes.txt`` behind them, and writes ``OUT/index.html`` (self-contained) and PNGs. Every table and picture names
+(``results.json``, ``coldstart.json``, ``launch_profile.json``, ``colocation.json``, ``applications.json``, as far as
+they are there), with ``DIR/notes.txt`` behind them, and writes ``OUT/index.html`` (self-contained) and PNGs. Every table and picture names
 the device. Records of different devices are not mixed: a folder that holds some is refused.
 """
 
@@ -186,6 +186,35 @@ def add_coldstart(page: Page, record: dict[str, Any]) -> None:
     )
 
 
+LAUNCH_PARTS = {
+    "call": "an empty Python function",
+    "add": "`cupy.add(x, y, out)`, until it returns",
+    "launch": "`cuLaunchKernel` from machine code, until it returns",
+    "done": "the same, until the device is done",
+}
+
+
+def add_launch_profile(page: Page, record: dict[str, Any]) -> None:
+    """Add the figures of ``python -m bench.launch_profile``."""
+    rows = {row["name"]: row for row in record["rows"]}
+    page.heading("Where a launch's time goes")
+    page.command(record)
+    page.text("In µs a launch, of the shortest of many bursts; the median over rounds, in brackets their range.")
+    page.table(
+        ("", "native", "in a function"),
+        [(words, figure(rows[part], "native"), figure(rows[part], "proxied")) for part, words in LAUNCH_PARTS.items()],
+    )
+    said = [
+        f"CuPy's own Python and Cython takes {number(rows['add'][mode] - rows['launch'][mode])} µs {words}"
+        for mode, words in (("native", "natively"), ("proxied", "in a function"))
+        if mode in rows["add"]
+    ]
+    if "native" in rows["done"]:
+        beyond = rows["done"]["proxied"] - rows["launch"]["native"]
+        said.append(f"the executor and the device need {number(beyond)} µs beyond the driver's call")
+    page.text("; ".join(said) + ".")
+
+
 def add_colocation(page: Page, record: dict[str, Any]) -> None:
     """Add the figures of ``python -m bench.colocation``."""
     rows = record["rows"]
@@ -304,6 +333,7 @@ def verified(row: dict[str, Any]) -> str:
 PARTS = {
     "results.json": add_results,
     "coldstart.json": add_coldstart,
+    "launch_profile.json": add_launch_profile,
     "colocation.json": add_colocation,
     "applications.json": add_applications,
 }

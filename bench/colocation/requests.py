@@ -20,7 +20,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "full": {
         **{"matrix": 4096, "copy": 100 << 20, "spin": 0.004, "requests": 60, "memory": "4GiB"},
-        **{"small": 1 << 20, "small_requests": 60, "seconds": 5, "options": 1 << 23, "scenarios": 60},
+        **{"small": 1 << 20, "small_requests": 200, "seconds": 5, "options": 1 << 23, "scenarios": 60},
         **{"points": 1 << 20, "clusters": 64, "iterations": 8, "signal": 1 << 23, "passes": 16},
     },
 }

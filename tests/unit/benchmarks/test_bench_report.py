@@ -61,6 +61,14 @@ def records() -> dict[str, dict[str, Any]]:
             "import_migproxy": {"ms": 1.0, "spread": [0.9, 1.1]},
             "ratio": {"ratio": 0.7, "interval": [0.6, 0.8]},
         },
+        "launch_profile.json": {
+            **common,
+            "command": ["python", "-m", "bench.launch_profile"],
+            "rows": [
+                {**{"name": part, "native": 4.0, "native_spread": [3.9, 4.1], "proxied": 2.5}, "proxied_spread": [2, 3]}
+                for part in ("call", "add", "launch", "done")
+            ],
+        },
         "colocation.json": {
             **common,
             "command": ["python", "-m", "bench.colocation"],

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = {
     "results": ("bench", "--rounds", "1"),
     "coldstart": ("bench.coldstart",),
+    "launch_profile": ("bench.launch_profile", "--rounds", "1"),
     "colocation": (
         *("bench.colocation", "--functions", "2", "--repeat", "1", "--ways", "proxied", "sequential", "--whole", "2"),
         *("--workloads", "inference", "black_scholes", "kmeans", "fft_pipeline"),
