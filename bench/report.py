@@ -2,8 +2,8 @@
 
 ``python -m bench report DIR [--out OUT] [--markdown FILE]`` reads the records that the other commands left in ``DIR``
 (``results.json``, ``coldstart.json``, ``launch_profile.json``, ``colocation.json``, ``applications.json``, as far as
-they are there), with ``DIR/notes.txt`` behind them, and writes ``OUT/index.html`` (self-contained) and PNGs. Every table and picture names
-the device. Records of different devices are not mixed: a folder that holds some is refused.
+they are there), with ``DIR/notes.txt`` behind them, and writes ``OUT/index.html`` (self-contained) and PNGs. Every
+table and picture names the device. Records of different devices are not mixed: a folder that holds some is refused.
 """
 
 from __future__ import annotations
