@@ -124,7 +124,7 @@ def test_the_page_is_self_contained_and_names_its_device(tmp_path: Path) -> None
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", markdown):
         assert (tmp_path / "docs" / picture).read_bytes().startswith(b"\x89PNG")
     assert "## What it says" in markdown
-    assert "| `add` | 9.00 [9.00, 9.00] | 5.00 [5.00, 5.50] | 0.556 | 0.6 |" in markdown
+    assert "| `add` | 9.00 [9.00, 9.00] | 5.00 [5.00, 5.50] | 0.556 | 0.56 | 0.6 |" in markdown
 
 
 def test_devices_are_not_mixed(tmp_path: Path) -> None:
