@@ -142,10 +142,10 @@ def test_a_description_is_answered_and_wrong_ones_fail() -> None:
 
 def test_arrays_count_against_the_quota() -> None:
     free, _ = api.mem_get_info()
-    quarter = free // 4 >> 13 << 13
-    handles = [create(quarter >> 13, 1 << 13) for _ in range(3)]
+    quarter = free // 4 >> 16 << 16
+    handles = [create(quarter >> 16, 1 << 16) for _ in range(3)]
     assert free - api.mem_get_info()[0] >= 3 * quarter
-    packed = Bytes(struct.pack("<QQQIII4x", 2 * quarter >> 13, 1 << 13, 0, UNSIGNED_8, 1, 0))
+    packed = Bytes(struct.pack("<QQQIII4x", 2 * quarter >> 16, 1 << 16, 0, UNSIGNED_8, 1, 0))
     assert call("cuArray3DCreate", Out().at, packed.at) == 2
     assert call("cuMemAlloc", Out().at, 2 * quarter) == 2
     for handle in handles:
