@@ -7,7 +7,7 @@ split in two: the *send* half ends a block (operands go to the thread's mailbox)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from migproxy.softgpu.ptx.ast import Addr, Function, Instr, Label, Not, Operand, Pair, Reg, Texel, Vec
@@ -38,7 +38,7 @@ class Graph:
 
     blocks: list[Block]
     labels: dict[str, int]
-    #: register name to its bit in the live sets
+    #: register name to its bit in the live sets, for those that some block reads and another may have written
     index: dict[str, int]
     names: list[str]
     #: number of suspend points; they are numbered from 1 (0 is the function's start)
@@ -54,44 +54,44 @@ class Graph:
         return out
 
 
-def operand_registers(operand: Operand) -> Iterator[str]:
-    """Names of the registers in an operand."""
+def operand_registers(operand: Operand, out: list[str]) -> None:
+    """Add the names of the registers in an operand."""
     if isinstance(operand, Reg):
-        yield operand.name
+        out.append(operand.name)
     elif isinstance(operand, Addr):
         if isinstance(operand.base, Reg):
-            yield operand.base.name
+            out.append(operand.base.name)
     elif isinstance(operand, Vec):
         for item in operand.items:
-            yield from operand_registers(item)
+            operand_registers(item, out)
     elif isinstance(operand, Texel):
         for part in (operand.base, operand.sampler, operand.coordinates):
-            yield from operand_registers(part)
+            operand_registers(part, out)
     elif isinstance(operand, Pair):
-        yield from operand_registers(operand.first)
-        yield from operand_registers(operand.second)
+        operand_registers(operand.first, out)
+        operand_registers(operand.second, out)
     elif isinstance(operand, Not):
-        yield operand.reg.name
+        out.append(operand.reg.name)
 
 
 def defs_uses(instr: Instr) -> tuple[list[str], list[str]]:
     """Registers that an instruction writes and reads (both halves of a suspend point together)."""
     defs: list[str] = []
     uses: list[str] = []
-    ops = instr.ops
     if instr.name == "call":
         for operand in instr.rets:
-            defs.extend(operand_registers(operand))
+            operand_registers(operand, defs)
         for operand in instr.args:
-            uses.extend(operand_registers(operand))
-        uses.extend(operand_registers(instr.callee))
+            operand_registers(operand, uses)
+        operand_registers(instr.callee, uses)
     else:
-        start = 0
-        if ops and not without_result(instr):
-            defs.extend(operand_registers(ops[0]))
-            start = 1
-        for operand in ops[start:]:
-            uses.extend(operand_registers(operand))
+        into = uses if without_result(instr) else defs
+        for operand in instr.ops:
+            if isinstance(operand, Reg):  # nearly all are
+                into.append(operand.name)
+            else:
+                operand_registers(operand, into)
+            into = uses
     if instr.pred is not None:
         uses.append(instr.pred.name)
         uses.extend(defs)  # a guarded instruction may leave the old value
@@ -199,15 +199,12 @@ def _liveness(graph: Graph) -> list[list[int]]:
     """Compute live sets; returns each block's predecessors."""
     index = graph.index
     names = graph.names
-
-    def bit(name: str) -> int:
-        number = index.get(name)
-        if number is None:
-            number = index[name] = len(names)
-            names.append(name)
-        return 1 << number
-
+    defined: list[tuple[set[str], set[str]]] = []
+    used: list[dict[str, None]] = []  # in order, so that the same text comes out each time
     for block in graph.blocks:
+        definite: set[str] = set()
+        written: set[str] = set()
+        exposed: dict[str, None] = {}
         for instr in block.instrs:
             defs, uses = defs_uses(instr)
             if instr.suspend > 0:
@@ -215,17 +212,29 @@ def _liveness(graph: Graph) -> list[list[int]]:
             elif instr.suspend < -1:
                 uses = []
             for name in uses:
-                mask = bit(name)
-                if not block.defs & mask:
-                    block.uses |= mask
+                if name not in definite:
+                    exposed[name] = None
+            written.update(defs)
             if instr.pred is None:
-                for name in defs:
-                    block.defs |= bit(name)
-            else:
-                for name in defs:
-                    bit(name)
-            for name in defs:
-                block.writes |= bit(name)
+                definite.update(defs)
+        defined.append((definite, written))
+        used.append(exposed)
+        for name in exposed:
+            if name not in index:
+                index[name] = len(names)
+                names.append(name)
+
+    def mask(found: Iterable[str]) -> int:
+        out = 0
+        for name in found:
+            number = index.get(name)
+            if number is not None:
+                out |= 1 << number
+        return out
+
+    for block, exposed, (definite, written) in zip(graph.blocks, used, defined, strict=True):
+        block.uses, block.defs = mask(exposed), mask(definite)
+        block.writes = block.defs if len(written) == len(definite) else mask(written)
     preds: list[list[int]] = [[] for _ in graph.blocks]
     for block in graph.blocks:
         for succ in block.succs:

@@ -69,6 +69,8 @@ class Emitter(ABC):
         self.instr: Instr | None = None
         self.carry = False
         self.fields: dict[str, str] = {}
+        #: registers whose memory the block now written uses; most registers live in one block and need none
+        self.touched: set[str] = set()
         #: registers that look like addresses; see `pointers`
         self.addresses: set[str] = set()
 
@@ -127,6 +129,7 @@ class Emitter(ABC):
         return value, ty
 
     def slot(self, reg: str) -> str:
+        self.touched.add(reg)
         # A prefix, because registers may be called like our blocks: libdevice has a ``b0``.
         return f'%"reg.{reg}"'
 
@@ -182,7 +185,7 @@ class Emitter(ABC):
         want = types.llvm(kind)
         if isinstance(operand, Reg):
             value, have = self.raw(operand.name)
-            return self.coerce(value, have, want)
+            return value if have == want else self.coerce(value, have, want)
         if isinstance(operand, Imm):
             return self.constant(operand.value, kind)
         if isinstance(operand, FImm):
@@ -221,6 +224,8 @@ class Emitter(ABC):
         want = types.llvm(kind)
         if want[0] == "i":
             return str(bits)
+        if want == "double":
+            return f"0x{bits:016X}"
         return f"bitcast ({_BITS[want]} {bits} to {want})"
 
     def pack(self, operand: Vec, kind: str) -> tuple[str, str]:
@@ -244,7 +249,9 @@ class Emitter(ABC):
             return
         if isinstance(operand, Reg):
             storage = types.storage(self.function.regs[operand.name])
-            self.put_raw(operand.name, self.coerce(value, have, storage, sign=types.signed(kind)))
+            if have != storage:
+                value = self.coerce(value, have, storage, sign=types.signed(kind))
+            self.put_raw(operand.name, value)
             return
         if isinstance(operand, Vec) and len(operand.items) == 1:
             self.put(operand.items[0], kind, value, have)

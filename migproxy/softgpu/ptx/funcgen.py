@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 #: what a step returns: the thread's new state
 READY, WARP_WAIT, BARRIER_WAIT, DONE, YIELDED = range(5)
 
+_ENDS = frozenset({"bra", "brx", "ret", "exit", "trap"})
 _STORED = {"i1": 1, "i8": 1, "i16": 2, "i32": 4, "float": 4, "i64": 8, "double": 8, "i128": 16}
 
 
@@ -56,22 +57,29 @@ class FunctionGen(Emitter):
         """The function's text; for a step, also one function for each suspend point to resume from."""
         self._assign_slots()
         starts = []
+        touched: list[set[str]] = []
         for block in self.graph.blocks:
             starts.append(len(self.lines))
+            self.touched = set()
             self._block(block)
-        head = self._signature()
-        allocas = [f"  {self.slot(reg)} = alloca {types.storage(kind)}" for reg, kind in self.function.regs.items()
-                   if reg in self.graph.index]  # fmt: skip
-        if self.carry:
-            allocas.append("  %carry = alloca i1")
-        dispatch = self._dispatch()
+            touched.append(self.touched)
+        self.touched = set()
+        head, dispatch = self._signature(), self._dispatch()
+        allocas = self._allocas([self.touched, *touched])
         whole = "\n".join([head, "entry:", *allocas, *self.entry, *dispatch, *self.lines, "}", ""])
         if self.suspending:
             starts.append(len(self.lines))
-            self.regions = self._regions([*allocas, *self.entry], starts)
+            self.regions = self._regions(starts, touched)
         return whole
 
-    def _regions(self, entry: list[str], starts: list[int]) -> list[str]:
+    def _allocas(self, touched: list[set[str]]) -> list[str]:
+        """Memory for the registers that these blocks keep there."""
+        wanted = set().union(*touched)
+        lines = [f"  {self.slot(reg)} = alloca {types.storage(kind)}" for reg, kind in self.function.regs.items()
+                 if reg in wanted]  # fmt: skip
+        return [*lines, "  %carry = alloca i1"] if self.carry else lines
+
+    def _regions(self, starts: list[int], touched: list[set[str]]) -> list[str]:
         """For each resume point, the code that can run until the next suspend point, as a function of its own."""
         firsts = {block.suspend: block.number for block in self.graph.blocks if block.suspend > 0} | {0: 0}
         out = []
@@ -88,6 +96,7 @@ class FunctionGen(Emitter):
                 if not (block.instrs and block.instrs[-1].suspend > 0):
                     work.extend(block.succs)
             lines = [line for number in sorted(seen) for line in self.lines[starts[number] : starts[number + 1]]]
+            entry = [*self._allocas([touched[number] for number in seen]), *self.entry]
             total += len(lines) + len(entry)
             if total > 3 * len(self.lines) + 20000:
                 return []  # too much code to compile: such kernels use the step that can resume anywhere
@@ -212,6 +221,8 @@ class FunctionGen(Emitter):
     def _terminator(self, block: cfg.Block, instr: Instr) -> bool:
         """Write the instruction if it ends its block."""
         name = instr.name
+        if name not in _ENDS:
+            return False
         if name == "bra":
             target = f"b{self.graph.labels[instr.targets[0]]}"
             if instr.pred is None:
@@ -261,7 +272,7 @@ class FunctionGen(Emitter):
             return
         kept = 0
         self.recipes = remat.recipes(self.function, self.graph)
-        for reg in self.recipes:
+        for reg in self.recipes.keys() & self.graph.index.keys():
             self.computable |= 1 << self.graph.index[reg]
         for block in self.graph.blocks:
             if block.suspend > 0:

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 from migproxy.errors import PtxError
 
+#: the frequent ones first, which changes nothing: names, signs, numbers and strings start differently
 _TOKENS = r"""
-      "(?:[^"\\]|\\.)*"
+      [A-Za-z_$%.][\w$.%]*(?:::[\w$.%]*)*
+    | [{}()\[\]<>,;:=@!|+\-~*/&^?]
     | 0[fF][0-9a-fA-F]{8} | 0[dD][0-9a-fA-F]{16}
     | \d+\.\d*(?:[eE][+-]?\d+)? | \d+[eE][+-]?\d+
     | 0[xX][0-9a-fA-F]+U? | 0[bB][01]+U? | \d+U?
-    | [A-Za-z_$%.](?:[\w$.%]|::)*
-    | [{}()\[\]<>,;:=@!|+\-~*/&^?]
+    | "(?:[^"\\]|\\.)*"
 """
 _BLANK = r"[ \t\r\f\v]"
 _TOKEN = re.compile(
@@ -26,7 +27,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 #: What stands in one line: a comment, tokens, and characters that start none.
-_IN_LINE = re.compile(rf"//.* | {_TOKENS} | [^ \t\r\f\v]", re.VERBOSE)
+_IN_LINE = re.compile(rf"{_BLANK}* (//.* | {_TOKENS} | [^ \t\r\f\v])", re.VERBOSE)
 _DEBUG_LINES = frozenset({".loc", ".file"})
 
 

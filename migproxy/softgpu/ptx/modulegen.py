@@ -262,10 +262,8 @@ class ModuleGen:
                     done.add(name)
                     parts.append(self._device_function(name))
         parts.append(self._step_kernel(main) if step else self._loop_kernel())
-        lines = [*parts, *self.helpers.values(), *self.declared.values()]
-        text = "\n".join(lines)
         return (
-            _once(text)
+            "\n".join([*parts, _once([*self.helpers.values(), *self.declared.values()])])
             + "\nattributes #0 = { nounwind null_pointer_is_valid }\n"
             + _METADATA
             + "".join(f"!{number} = !{{i32 0, i32 {limit}}}\n" for limit, number in self.ranges.items())
@@ -471,11 +469,11 @@ def _add_symbols(operands: Iterable[Operand], out: set[str]) -> None:
             out.add(operand.base.name)
 
 
-def _once(text: str) -> str:
-    """Drop repeated declarations: helpers bring their own."""
+def _once(parts: list[str]) -> str:
+    """Helpers and declarations, less those that are repeated: helpers bring their own."""
     seen: set[str] = set()
     out = []
-    for line in text.split("\n"):
+    for line in "\n".join(parts).split("\n"):
         if line.startswith("declare "):
             name = line.split("@", 1)[1].split("(", 1)[0]
             if name in seen:

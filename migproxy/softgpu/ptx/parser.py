@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import struct
 
 from migproxy.softgpu.ptx import matrices, special, types
@@ -28,7 +27,6 @@ from migproxy.softgpu.ptx.lexer import Tokens, tokenize
 
 _LINKAGE = {".visible", ".extern", ".weak", ".common"}
 _SPACES = {".global", ".const", ".shared", ".local", ".param"}
-_REGNAME = re.compile(r"^(.*?)(\d+)$")
 _NO_ARGUMENT = {".noreturn", ".explicitcluster", ".blocksareclusters"}
 _SKIPPED = {".minnctapersm", ".maxnreg", ".maxnctapersm", ".maxclusterrank", ".reqnctapercluster", ".abi_preserve",
             ".abi_preserve_control", ".unified", ".pragma"}  # fmt: skip
@@ -53,14 +51,17 @@ class Parser:
 
     def __init__(self, tokens: Tokens) -> None:
         self.tokens = tokens
-        self.items = [*tokens.items, ""]
-        self.lines = [*tokens.lines, tokens.lines[-1] if tokens.lines else 1]
+        last = tokens.lines[-1] if tokens.lines else 1
+        self.items = [*tokens.items, "", ""]
+        self.lines = [*tokens.lines, last, last]
         self.at = 0
         self.module = Module(text=tokens.text)
         self.function: Function | None = None
         self.scope = _Scope(None)
         self.serial = 0
         self.branches: list[tuple[Instr, _Scope]] = []
+        #: opcodes taken apart
+        self.opcodes: dict[str, tuple[str, tuple[str, ...]]] = {}
 
     # -- small steps ----------------------------------------------------------------------------------------------
 
@@ -518,18 +519,37 @@ class Parser:
                 raise self.fail("a guard is a predicate register", self.at - 1)
             pred = operand
         opcode = self.next()
-        name, *mods = opcode.split(".")
-        instr = Instr(name, tuple(mods), [], line, pred, negated)
+        parts = self.opcodes.get(opcode)
+        if parts is None:
+            name, *mods = opcode.split(".")
+            parts = self.opcodes[opcode] = name, tuple(mods)
+        name = parts[0]
+        instr = Instr(name, parts[1], [], line, pred, negated)
         if name == "call":
             self._call(instr)
         elif not self.accept(";"):
-            instr.ops.append(self._operand())
-            while self.accept(","):
-                instr.ops.append(self._operand())
-            self.expect(";")
+            self._operands(instr.ops)
         if name in ("bra", "brx"):
             self.branches.append((instr, self.scope))
         return instr
+
+    def _operands(self, out: list[Operand]) -> None:
+        """The operands up to the semicolon; nearly all are single tokens, most of them registers seen before."""
+        items, known = self.items, self.scope.registers
+        while True:
+            at = self.at
+            token, after = items[at], items[at + 1]
+            if after == "," or after == ";":
+                self.at = at + 1
+                operand = known.get(token) or (_number(token) if token[0].isdigit() else self._name(token))
+            else:
+                operand = self._operand()
+                after = items[self.at]
+            out.append(operand)
+            if after != ",":
+                self.expect(";")
+                return
+            self.at += 1
 
     def _call(self, instr: Instr) -> None:
         parts: list[Operand | tuple[Operand, ...]] = []
@@ -633,7 +653,8 @@ class Parser:
         function = self.function
         assert function is not None
         scope: _Scope | None = here
-        matched = _REGNAME.match(token)
+        prefix = token.rstrip("0123456789")
+        number = token[len(prefix) :]
         while scope is not None:
             unique = scope.names.get(token)
             if unique is not None:
@@ -641,9 +662,9 @@ class Parser:
                     return Sym(unique)
                 register = here.registers[token] = Reg(unique)
                 return register
-            if matched:
-                found = scope.prefixes.get(matched[1])
-                if found is not None and int(matched[2]) < found[1]:
+            if number:
+                found = scope.prefixes.get(prefix)
+                if found is not None and int(number) < found[1]:
                     unique = token + found[2]
                     function.regs[unique] = found[0]
                     register = here.registers[token] = Reg(unique)

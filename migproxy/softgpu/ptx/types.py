@@ -38,16 +38,19 @@ def size(name: str) -> int:
     return max(1, WIDTH[name] // 8)
 
 
+#: both ways to write a type, looked up several times an instruction
+_COMPUTED = {name: _LLVM.get(name, f"i{bits}") for name, bits in WIDTH.items()}
+_KEPT = {name: _LLVM[name] if name in ("f32", "f64", "pred") else f"i{bits}" for name, bits in WIDTH.items()}
+
+
 def llvm(name: str) -> str:
     """The LLVM type in which instructions compute this type (bf16 stays an integer: x86 has no such arithmetic)."""
-    return _LLVM.get(name) or f"i{WIDTH[name]}"
+    return _COMPUTED[name]
 
 
 def storage(name: str) -> str:
     """The LLVM type in which a register of this declared type is kept."""
-    if name in ("f32", "f64", "pred"):
-        return _LLVM[name]
-    return f"i{WIDTH[name]}"
+    return _KEPT[name]
 
 
 def signed(name: str) -> bool:
