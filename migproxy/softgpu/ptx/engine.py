@@ -30,8 +30,6 @@ Dim = tuple[int, int, int]
 
 _PACK = LAUNCH.packer()
 WARP = 32
-#: seconds of run time of quickly made code that pay for making it well
-PROMOTE = 0.3
 
 
 @dataclass(slots=True)
@@ -82,7 +80,8 @@ class Kernel:
         self._lockstep: Code | None = None
         #: seconds that launches of quickly made code took
         self._quick_time = 0.0
-        self._tuner = Tuner(self)
+        self._price = native.price(image.length)
+        self._tuner = Tuner(self, image.length)
         self._point_lines: list[int] = []
         self._lock = threading.Lock()
 
@@ -215,9 +214,9 @@ class Kernel:
             raise faults[0]
         if heavy:
             self._tuner.spent(time.perf_counter() - started)
-        elif code is self._code and self._image.large and not checked:
+        elif code is self._code and self._price and not checked:
             self._quick_time += time.perf_counter() - started
-            if self._quick_time > PROMOTE:
+            if self._quick_time > self._price:
                 self._promote(code)
 
     def _promote(self, old: Code) -> None:
@@ -416,7 +415,7 @@ def _object(text: str, *, tuned: bool = False) -> bytes:
     cache = default_cache()
     data = cache.get(key)
     if data is None:
-        data = native.compile_text(text, quick=len(text) >= native.LARGE and not tuned)
+        data = native.compile_text(text, native.Effort.BEST if tuned else native.first_effort(len(text)))
         cache.put(key, data)
     return data
 

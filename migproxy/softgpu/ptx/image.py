@@ -33,8 +33,8 @@ class KernelImage(msgspec.Struct, frozen=True):
     maxntid: Dim | None
     reqntid: Dim | None
     lockstep: bool
-    #: the cached code was made quickly
-    large: bool
+    #: of the LLVM IR, which decides how the cached code was made
+    length: int
 
 
 class Placed(msgspec.Struct, frozen=True):
@@ -118,7 +118,7 @@ class Source:
                 KernelImage(
                     function.name, symbol, object_key(text), gen.params, gen.param_size, gen.static_shared,
                     gen.local_bytes, gen.frame_bytes, function.maxntid, function.reqntid,
-                    lockstep.relies_on_lockstep(self.ast, function), len(text) >= native.LARGE,
+                    lockstep.relies_on_lockstep(self.ast, function), len(text),
                 )
             )  # fmt: skip
         variables = [

@@ -6,6 +6,7 @@ Preconditions are those of any machine code: addresses handed to compiled functi
 from __future__ import annotations
 
 import ctypes
+import enum
 import hashlib
 import threading
 from collections.abc import Callable
@@ -24,13 +25,19 @@ _lock = threading.RLock()
 @cache
 def target() -> llvm.TargetMachine:
     """The host's target machine."""
+    return _machine(2)
+
+
+def _machine(optimization: int) -> llvm.TargetMachine:
+    """A target machine for the host that generates code with this much effort, 0 to 3."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     llvm.initialize_native_asmparser()
     host = llvm.Target.from_triple(llvm.get_process_triple())
     return host.create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=_features(), opt=2, reloc="pic", codemodel="jitdefault", jit=True
-    )
+        cpu=llvm.get_host_cpu_name(), features=_features(), opt=optimization, reloc="pic", codemodel="jitdefault",
+        jit=True,
+    )  # fmt: skip
 
 
 def _features() -> str:
@@ -54,36 +61,67 @@ def _compiler() -> str:
     return digest.hexdigest()[:32]
 
 
+class Effort(enum.IntEnum):
+    """How much is done for fast machine code; each step takes about four times as long as the one before."""
+
+    LEAST = 0
+    """No passes, registers given out block by block: 1.5 to 4 times the run time, in time proportional to the text."""
+    QUICK = 1
+    """Without vectorising."""
+    BEST = 2
+
+
 #: LLVM IR from this length on is compiled quickly first; launches that matter get a second compilation anyway
-LARGE = 80_000
+LARGE = 70_000
+#: and from this one on with the least effort: allocating registers takes more than linear time
+HUGE = 250_000
+#: seconds of run time that pay for the best code of a large kernel; of a huge one, more by the factor that it is longer
+PROMOTE = 0.3
 #: what a quick compilation does besides inlining: registers instead of memory, and the folding that pays for itself
 _QUICK = ("always_inliner", "sroa", "simplify_cfg", "instruction_combine", "reassociate", "simplify_cfg",
           "dead_store_elimination", "aggressive_dce")  # fmt: skip
 
 
-def compile_text(text: str, *, quick: bool = False) -> bytes:
-    """LLVM IR to object code; quickly: without vectorising, in a quarter of the time for a large kernel."""
+def first_effort(length: int) -> Effort:
+    """The effort that the first compilation of LLVM IR this long is worth."""
+    return Effort.LEAST if length >= HUGE else Effort.QUICK if length >= LARGE else Effort.BEST
+
+
+def price(length: int) -> float:
+    """Seconds of run time that pay for compiling LLVM IR this long again, at its best; 0 where it is from the start."""
+    return 0.0 if first_effort(length) is Effort.BEST else PROMOTE * max(1.0, length / HUGE)
+
+
+def compile_text(text: str, effort: Effort = Effort.BEST) -> bytes:
+    """LLVM IR to object code."""
     machine = target()
     # A context of its own: what LLVM keeps of types and constants goes with it.
     module = llvm.parse_assembly(text, llvm.create_context())
     module.triple = llvm.get_process_triple()
     module.data_layout = str(machine.target_data)
     module.verify()
+    if effort is Effort.LEAST:
+        machine = _machine(0)
+    else:
+        _optimize(module, machine, effort)
+    code: bytes = machine.emit_object(module)
+    return code
+
+
+def _optimize(module: llvm.ModuleRef, machine: llvm.TargetMachine, effort: Effort) -> None:
     options = llvm.create_pipeline_tuning_options(speed_level=2)
     options.loop_vectorization = True
     options.slp_vectorization = False  # seconds on large kernels, and little to find in the code of one thread
     options.loop_unrolling = False  # the loops are over threads: there is nothing to gain
     options.loop_interleaving = False
     builder = llvm.create_pass_builder(machine, options)
-    if quick:
+    if effort is Effort.QUICK:
         passes = llvm.create_new_module_pass_manager()
         for name in _QUICK:
             getattr(passes, f"add_{name}_pass")()
     else:
         passes = builder.getModulePassManager()
     passes.run(module, builder)
-    code: bytes = machine.emit_object(module)
-    return code
 
 
 def link(code: bytes) -> llvm.ExecutionEngine:
@@ -96,18 +134,10 @@ def link(code: bytes) -> llvm.ExecutionEngine:
 def _link(code: bytes) -> llvm.ExecutionEngine:
     with _lock:
         anchor = llvm.parse_assembly("")
-        engine = llvm.create_mcjit_compiler(anchor, _fresh_target())
+        engine = llvm.create_mcjit_compiler(anchor, _machine(2))
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         engine.finalize_object()
         return engine
-
-
-def _fresh_target() -> llvm.TargetMachine:
-    target()
-    host = llvm.Target.from_triple(llvm.get_process_triple())
-    return host.create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=_features(), opt=2, reloc="pic", codemodel="jitdefault", jit=True
-    )
 
 
 _SIGNALS = (7, 11, 4)  # SIGBUS, SIGSEGV, SIGILL

@@ -6,6 +6,7 @@ import ctypes
 import threading
 from typing import TYPE_CHECKING
 
+from migproxy.softgpu.ptx import native
 from migproxy.softgpu.ptx.specialize import Constants, constants
 
 if TYPE_CHECKING:
@@ -18,17 +19,23 @@ HEAVY = 1 << 17
 class Tuner:
     """Compiles a kernel again for a launch shape and parameters that keep coming back; see `specialize`."""
 
-    #: seconds of run time under one key that pay for a compilation
+    #: the price of kernels that are not huge
     PRICE = 0.04
     KEYS = 32
     VARIANTS = 8
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, length: int) -> None:
         self.kernel = kernel
+        self.length = length
         self.lock = threading.Lock()
         self.time: dict[Constants, float] = {}
         self.code: dict[Constants, Code] = {}
         self.local = threading.local()
+
+    @property
+    def price(self) -> float:
+        """Seconds of run time under one key that pay for a compilation."""
+        return native.price(self.length) if self.length >= native.HUGE else self.PRICE
 
     def pick(self, grid: Dim, block: Dim, params: int) -> Code | None:
         """The variant for this launch, compiled if it has earned that."""
@@ -41,7 +48,7 @@ class Tuner:
             if code is not None:
                 return code
             self.local.key = key
-            if self.time.get(key, 0.0) < self.PRICE or len(self.code) >= self.VARIANTS:
+            if self.time.get(key, 0.0) < self.price or len(self.code) >= self.VARIANTS:
                 return None
             self.local.key = None
             code = self.code[key] = kernel.variant(key, len(self.code) + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -261,9 +262,9 @@ def test_compiled_code_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     compiled: list[str] = []
     real = native.compile_text
 
-    def counting(ir: str, **options: int) -> bytes:
+    def counting(ir: str, effort: native.Effort) -> bytes:
         compiled.append(ir)
-        return real(ir, **options)
+        return real(ir, effort)
 
     monkeypatch.setattr(native, "compile_text", counting)
     for _ in range(2):
@@ -273,35 +274,57 @@ def test_compiled_code_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len(compiled) == 1
 
 
-def test_large_kernels_are_compiled_quickly_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("first", [native.Effort.LEAST, native.Effort.QUICK])
+def test_large_kernels_are_compiled_quickly_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: native.Effort
+) -> None:
     store = cache.ObjectCache(tmp_path / "c")
     monkeypatch.setattr(engine, "default_cache", lambda: store)
-    quickly: list[bool] = []
+    efforts: list[native.Effort] = []
     real = native.compile_text
 
-    def noting(ir: str, *, quick: bool = False) -> bytes:
-        quickly.append(quick)
-        return real(ir, quick=quick)
+    def noting(ir: str, effort: native.Effort) -> bytes:
+        efforts.append(effort)
+        return real(ir, effort)
 
     monkeypatch.setattr(native, "compile_text", noting)
     monkeypatch.setattr(native, "LARGE", 1000)
+    monkeypatch.setattr(native, "HUGE", 2000 if first is native.Effort.LEAST else 1 << 30)
+    monkeypatch.setattr(native, "PROMOTE", 0.0)
     monkeypatch.setattr(tuner.Tuner, "PRICE", 0.0)
     kernel = kit.load(kit.cuda(sources.BASICS, "compute_90")).kernels["matmul"]
     rng = np.random.default_rng(0)
     a, b, c = rng.random((512, 512), np.float32), rng.random((512, 512), np.float32), np.zeros((512, 512), np.float32)
     kit.launch(kernel, (32, 32, 1), (16, 16, 1), a, b, c, I32(512))
     assert np.allclose(c, a @ b, rtol=1e-4)
-    assert quickly[0] is True
-    assert False in quickly, "a launch that matters gets everything that LLVM can do"
+    assert efforts[0] is first
+    assert native.Effort.BEST in efforts, "a launch that matters gets everything that LLVM can do"
+    monkeypatch.setattr(native, "price", lambda length: 1e-9)
     small = kit.load(kit.cuda(sources.BASICS, "compute_90")).kernels["matmul"]
-    monkeypatch.setattr(engine, "PROMOTE", 0.0)
-    quickly.clear()
+    efforts.clear()
     for _ in range(3):
         c[...] = 0
         kit.launch(small, (2, 2, 1), (16, 16, 1), a, b, c, I32(32))
-    assert quickly.count(False) == 1, "so do small launches, once they have run for long"
+    assert efforts.count(native.Effort.BEST) == 1, "so do small launches, once they have run for long"
     assert np.allclose(c.ravel()[: 32 * 32].reshape(32, 32), a.ravel()[:1024].reshape(32, 32)
                        @ b.ravel()[:1024].reshape(32, 32), rtol=1e-4)  # fmt: skip
+
+
+def test_the_price_of_the_best_code_grows_with_the_kernel() -> None:
+    assert native.first_effort(native.LARGE - 1) is native.Effort.BEST
+    assert native.price(native.LARGE - 1) == 0
+    assert native.first_effort(native.LARGE) is native.Effort.QUICK
+    assert native.first_effort(native.HUGE) is native.Effort.LEAST
+    assert native.price(native.LARGE) == native.price(native.HUGE) == native.PROMOTE
+    assert native.price(4 * native.HUGE) == 4 * native.PROMOTE
+
+
+def test_registers_of_one_block_take_no_memory() -> None:
+    text = f"""{kit.HEAD}.visible .entry k(.param .u64 p, .param .u32 n) {{ .reg .b64 %a; .reg .b32 %r<9>;
+ .reg .pred %q; ld.param.u64 %a, [p]; ld.param.u32 %r1, [n]; add.u32 %r2, %r1, 5; setp.eq.u32 %q, %r2, 9;
+ mov.u32 %r3, 1; @%q bra L; mov.u32 %r3, 2; L: st.global.u32 [%a], %r3; ret; }}"""
+    written = image.Source([text]).generator("k", "k").generate()
+    assert sorted(re.findall(r'%"reg\.(\S+)" = alloca', written)) == ["%a", "%r3"]
 
 
 def test_a_second_load_parses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
