@@ -92,7 +92,12 @@ class Bench:
     def __init__(self, text: bytes) -> None:
         from migproxy.softgpu.ptx import load_module
 
-        self.kernels = load_module(text, place_global=lambda *_: 0).kernels
+        self.globals: list[np.ndarray] = []
+        self.kernels = load_module(text, place_global=self._place).kernels
+
+    def _place(self, _: str, size: int, align: int) -> int:
+        self.globals.append(np.zeros(size + align, np.uint8))
+        return -(-self.globals[-1].ctypes.data // align) * align
 
     def launch(self, name: str, grid: tuple[int, int, int], block: tuple[int, int, int], *args: bytes) -> None:
         """One launch with packed arguments."""
