@@ -1,4 +1,4 @@
-"""``cupy_backends.cuda.libs.nvrtc`` on the software GPU: where CuPy asks for a cubin it gets the PTX, in a container.
+"""``cupy_backends.cuda.libs.nvrtc`` on the software GPU: what CuPy gets for a cubin or LTO-IR is PTX in a container.
 
 nvrtc stays in the function and needs no GPU. On a real device nothing changes. Whether the device is a software GPU
 is asked when a program is compiled, not at import.
@@ -17,6 +17,7 @@ from migproxy.session import api
 from migproxy.softgpu.container import wrap
 
 _REAL_ARCHITECTURE = re.compile(r"^(-arch=|--gpu-architecture=|-arch |--gpu-architecture )sm_(\d+[af]?)$")
+_LTO = {"-dlto": "--relocatable-device-code=true", "--dlink-time-opt": "--relocatable-device-code=true"}
 
 
 def software() -> bool:
@@ -37,27 +38,34 @@ class Seam:
         self._compile: Callable[..., None] = module.compileProgram
         self._cubin: Callable[..., bytes] = module.getCUBIN
         self._ptx: Callable[..., bytes] = module.getPTX
+        self._lto: Callable[..., bytes] | None = getattr(module, "getLTOIR", None)
         self._destroy: Callable[..., None] = module.destroyProgram
-        self._asked_for_cubin: set[int] = set()
+        self._stopped: set[int] = set()
 
     def compile_program(self, program: int, options: Any) -> None:
         """Compile; for a real architecture stop at PTX, which is all that the software GPU reads."""
         if software():
             given = list(options)
-            options = [_REAL_ARCHITECTURE.sub(r"\1compute_\2", option) for option in given]
+            options = [_REAL_ARCHITECTURE.sub(r"\1compute_\2", _LTO.get(option, option)) for option in given]
             if options != given:
-                self._asked_for_cubin.add(program)
+                self._stopped.add(program)
         self._compile(program, options)
 
     def get_cubin(self, program: int) -> bytes:
         """Return the machine code, or the container that stands for it."""
-        if program not in self._asked_for_cubin:
+        if program not in self._stopped:
             return self._cubin(program)
         return wrap(self._ptx(program))
 
+    def get_lto_ir(self, program: int) -> bytes:
+        """Return the LTO-IR, or the container that stands for it."""
+        if program in self._stopped or self._lto is None:
+            return wrap(self._ptx(program))
+        return self._lto(program)
+
     def destroy_program(self, program: int) -> None:
         """Forget a program."""
-        self._asked_for_cubin.discard(program)
+        self._stopped.discard(program)
         self._destroy(program)
 
 
@@ -69,6 +77,7 @@ def install(module: ModuleType) -> None:
         {
             "compileProgram": seam.compile_program,
             "getCUBIN": seam.get_cubin,
+            "getLTOIR": seam.get_lto_ir,
             "destroyProgram": seam.destroy_program,
         },
     )

@@ -3,7 +3,7 @@
 A plan is an object, `Plan1d`, `PlanNd` or `XtPlanNd`, whose ``handle`` the ``exec*`` functions take with the addresses
 of input and output; ``plan.fft(a, out, direction)`` takes arrays. Data layout is cuFFT's advanced layout: element ``i``
 of batch ``b`` lies at ``b·dist + linear(i, embed)·stride``. Transforms are unnormalised in both directions. Plans over
-several GPUs and callbacks are refused by name.
+several GPUs and callbacks with a cuFFT of their own are refused by name.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from scipy import fft as _fft
 
 from . import datatypes
 from . import views_unsafe as raw
+from .cufft_callbacks import Callback
 from .datatypes import C_16F, C_32F, C_64F, DATA_TYPES, R_16F, R_32F, R_64F
 from .handles import Handles
 from .names import complete
@@ -51,6 +52,15 @@ class Layout:
     strides: tuple[int, ...]
     distance: int
 
+    def offsets(self, batch: int) -> Array:
+        """Where each element lies."""
+        out = np.zeros((batch, *self.shape), np.int64)
+        for axis, step in enumerate((self.distance, *self.strides)):
+            along = [1] * out.ndim
+            along[axis] = out.shape[axis]
+            out += (np.arange(out.shape[axis]) * step).reshape(along)
+        return out
+
 
 @dataclass
 class Transform:
@@ -63,6 +73,9 @@ class Transform:
     source_type: int
     target_type: int
     packed: bool
+    #: what replaces reading the source, and writing the target
+    load: Callback | None = None
+    store: Callback | None = None
 
     def run(self, source: int, target: int, direction: int) -> None:
         """Transform from one address to another, which may be the same."""
@@ -70,7 +83,10 @@ class Transform:
             return
         # In place, the rows of the real side are padded to the length of the complex side.
         padded = self.packed and source == target
-        values = datatypes.widen(self._view(source, self.source, self.source_type, padded), self.source_type)
+        if self.load is not None:
+            values = self.load.fetch(source, self._layout(self.source, self.source_type, padded).offsets(self.batch))
+        else:
+            values = datatypes.widen(self._view(source, self.source, self.source_type, padded), self.source_type)
         axes = tuple(range(1, 1 + len(self.shape)))
         real_in, real_out = self.source_type not in _COMPLEX, self.target_type not in _COMPLEX
         if real_in:
@@ -83,11 +99,20 @@ class Transform:
             result = _fft.ifftn(values, axes=axes, norm="forward")
         else:
             raise CuFFTError(INVALID_VALUE, f"direction {direction}")
-        datatypes.store(self._view(target, self.target, self.target_type, padded), result, self.target_type)
+        if self.store is not None:
+            offsets = self._layout(self.target, self.target_type, padded).offsets(self.batch)
+            self.store.hand(target, offsets, result)
+        else:
+            datatypes.store(self._view(target, self.target, self.target_type, padded), result, self.target_type)
+
+    @staticmethod
+    def _layout(layout: Layout, cuda_type: int, padded: bool) -> Layout:
+        if padded and cuda_type not in _COMPLEX:
+            return _layout(layout.shape, (*layout.shape[:-1], 2 * (layout.shape[-1] // 2 + 1)), 1, 0)
+        return layout
 
     def _view(self, address: int, layout: Layout, cuda_type: int, padded: bool) -> Array:
-        if padded and cuda_type not in _COMPLEX:
-            layout = _layout(layout.shape, (*layout.shape[:-1], 2 * (layout.shape[-1] // 2 + 1)), 1, 0)
+        layout = self._layout(layout, cuda_type, padded)
         storage = DATA_TYPES[cuda_type].storage
         strides = [layout.distance * storage.itemsize, *(stride * storage.itemsize for stride in layout.strides)]
         return raw.strided(address, (self.batch, *layout.shape), strides, storage)
@@ -99,6 +124,7 @@ class _Slot:
 
     transform: Transform | None = None
     auto_allocation: bool = True
+    callbacks: list[Callback] = field(default_factory=list)
 
 
 _slots: Handles[_Slot] = Handles(lambda handle: CuFFTError(INVALID_PLAN, f"no cuFFT plan {handle:#x}"))
@@ -129,6 +155,12 @@ def create() -> int:
 def setAutoAllocation(plan: int, autoAllocate: int) -> int:
     """Remember whether the plan allocates its work area; plans here need none."""
     _slots[plan].auto_allocation = bool(autoAllocate)
+    return 0
+
+
+def setJITCallback(plan: int, callback_name: str, callback: bytes, callback_type: int, caller_info: int) -> int:
+    """Give a plan that is not made yet a callback, PTX in a container."""
+    _slots[plan].callbacks.append(Callback.load(callback_name, callback, callback_type, caller_info))
     return 0
 
 
@@ -180,7 +212,15 @@ class _Plan:
 
     def __init__(self, transform: Transform, prealloc_plan: int) -> None:
         self.handle = prealloc_plan or create()
-        _slots[self.handle].transform = transform
+        slot = _slots[self.handle]
+        for callback in slot.callbacks:
+            if callback.cuda_type != (transform.target_type if callback.stores else transform.source_type):
+                raise CuFFTError(INVALID_TYPE, f"callback type {callback.kind} with a plan for other elements")
+            if callback.stores:
+                transform.store = callback
+            else:
+                transform.load = callback
+        slot.transform = transform
         self.gpus = None
         self.work_area = None
 

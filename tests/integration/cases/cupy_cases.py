@@ -293,17 +293,20 @@ def test_fuse_of_views_asks_for_the_kernels_occupancy() -> None:
     assert cp.cuda.driver.occupancyMaxPotentialBlockSize(kernel.kernel.ptr, 0, 0)[1] >= 32
 
 
-def test_fft_callbacks_are_linked_into_plans_or_refused_by_name() -> None:
-    callback = "__device__ float2 twice(void* x, unsigned long long i, void*, void*) { float2 v = ((float2*)x)[i]; "
-    callback += "v.x *= 2; v.y *= 2; return v; }"
+def test_fft_callbacks_are_linked_into_plans() -> None:
+    load = "__device__ float2 scaled(void* x, unsigned long long i, void* by, void*) { float2 v = ((float2*)x)[i]; "
+    load += "v.x *= *(float*)by; v.y *= *(float*)by; return v; }"
+    store = "__device__ void late(void* x, unsigned long long i, float2 v, void*, void*) "
+    store += "{ ((float2*)x)[i] = i % 16 < 8 ? float2{0.f, 0.f} : v; }"
     a = (A + 1j * B)[:, :16].astype(np.complex64)
-    try:
-        with cp.fft.config.set_cufft_callbacks(cb_load=callback, cb_load_name="twice", cb_ver="jit"):
-            found = cp.fft.fft(cp.asarray(a))
-    except cp.cuda.cufft.CuFFTError as error:
-        assert str(error) == "CUFFT_NOT_SUPPORTED"  # noqa: PT017 - the software GPU has none
-    else:
-        same(found, 2 * np.fft.fft(a).astype(np.complex64), rtol=1e-4, atol=1e-4)
+    expected = 3 * np.fft.fft(a).astype(np.complex64)
+    by = cp.array([3], np.float32)
+    names = {"cb_load_name": "scaled", "cb_load_data": by.data}
+    with cp.fft.config.set_cufft_callbacks(cb_load=load, **names, cb_ver="jit"):
+        same(cp.fft.fft(cp.asarray(a)), expected, rtol=1e-4, atol=1e-4)
+    expected[:, :8] = 0
+    with cp.fft.config.set_cufft_callbacks(cb_load=load, cb_store=store, **names, cb_store_name="late", cb_ver="jit"):
+        same(cp.fft.fft(cp.asarray(a)), expected, rtol=1e-4, atol=1e-4)
     same(cp.fft.fft(cp.asarray(a)), np.fft.fft(a).astype(np.complex64), rtol=1e-4, atol=1e-4)
 
 
