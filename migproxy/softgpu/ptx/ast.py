@@ -129,6 +129,19 @@ class Variable:
 
 
 @dataclass(slots=True)
+class Mentions:
+    """What a function's body mentions: see `mentions`."""
+
+    #: symbols in operands, addresses and arguments
+    named: set[str] = field(default_factory=set)
+    #: functions that are called by name
+    called: set[str] = field(default_factory=set)
+    #: special registers
+    specials: set[str] = field(default_factory=set)
+    calls_pointers: bool = False
+
+
+@dataclass(slots=True)
 class Function:
     """An ``.entry`` or ``.func`` with its body (None for a prototype)."""
 
@@ -145,6 +158,8 @@ class Function:
     reqntid: tuple[int, int, int] | None = None
     noreturn: bool = False
     protos: dict[str, tuple[list[Variable], list[Variable]]] = field(default_factory=dict)
+    #: of its body, once they were asked for; a changed copy starts without
+    mentions: Mentions | None = field(default=None, init=False, compare=False, repr=False)
 
 
 @dataclass(slots=True)

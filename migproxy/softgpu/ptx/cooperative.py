@@ -8,7 +8,8 @@ block, a wait of one thread for the other blocks, and another barrier.
 
 from __future__ import annotations
 
-from migproxy.softgpu.ptx.ast import Addr, Function, Imm, Instr, Label, Operand, Reg, Special, Sym
+from migproxy.softgpu.ptx.ast import Addr, Function, Imm, Instr, Label, Operand, Reg, Sym
+from migproxy.softgpu.ptx.mentions import mentions
 
 #: the instruction that stands for one thread's wait for the other blocks
 WAIT = "$grid"
@@ -51,9 +52,4 @@ def _callee(item: Instr | Label) -> str:
 
 def uses_workspace(function: Function) -> bool:
     """Whether a body reads the workspace's address, and so may spin for other blocks."""
-    return any(
-        isinstance(operand, Special) and operand.name.startswith("%envreg")
-        for item in function.body or ()
-        if isinstance(item, Instr)
-        for operand in item.ops
-    )
+    return any(name.startswith("%envreg") for name in mentions(function).specials)

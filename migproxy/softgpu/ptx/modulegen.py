@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from migproxy.errors import PtxError
 from migproxy.softgpu.ptx import calls, cooperative, lockstep, special
-from migproxy.softgpu.ptx.ast import Addr, Function, Imm, Instr, Label, Module, Operand, Reg, Special, Sym, Variable
+from migproxy.softgpu.ptx.ast import Addr, Function, Imm, Instr, Module, Operand, Reg, Sym, Variable
 from migproxy.softgpu.ptx.cfg import Block
 from migproxy.softgpu.ptx.funcgen import FunctionGen
 from migproxy.softgpu.ptx.inline import inline
 from migproxy.softgpu.ptx.layout import CONTEXT
 from migproxy.softgpu.ptx.lower import warp
+from migproxy.softgpu.ptx.mentions import mentions
 from migproxy.softgpu.ptx.polling import YIELD
 from migproxy.softgpu.ptx.specialize import Constants
 from migproxy.softgpu.ptx.table import suspends
@@ -88,7 +88,7 @@ class ModuleGen:
                 for variable in function.variables.values():
                     if variable.space == "shared":
                         self._place(variable)
-        if any(_mentions(function, special.RESERVED) for function in reachable):
+        if any(not mentions(function).specials.isdisjoint(special.RESERVED) for function in reachable):
             self.reserved_at = align_up(self.static_shared, 16)
             self.static_shared = self.reserved_at + special.RESERVED_BYTES
         start = align_up(self.static_shared, 16)
@@ -117,7 +117,8 @@ class ModuleGen:
             if function.name in seen or function.body is None:
                 continue
             seen[function.name] = function
-            names = _symbols(function)
+            found = mentions(function)
+            names = found.named | found.called
             mentioned |= names
             for name in names:
                 other = self.module.functions.get(name)
@@ -436,37 +437,6 @@ def function_table(module: Module, names: list[str], globals_index: dict[str, in
         gen.want(name)
     items = ", ".join(f'ptr @"f.{name}"' for name in names)
     return gen.generate() + f'@"{symbol}" = constant [{len(names)} x ptr] [{items}]\n'
-
-
-def _mentions(function: Function, names: tuple[str, ...]) -> bool:
-    """Whether a body reads one of these special registers."""
-    return any(
-        isinstance(operand, Special) and operand.name in names
-        for item in function.body or ()
-        if isinstance(item, Instr)
-        for operand in item.ops
-    )
-
-
-def _symbols(function: Function) -> set[str]:
-    """Names of variables and functions that a body mentions."""
-    out: set[str] = set()
-    assert function.body is not None
-    for item in function.body:
-        if isinstance(item, Label):
-            continue
-        _add_symbols(item.ops, out)
-        if item.callee is not None or item.args:
-            _add_symbols((*item.args, item.callee), out)
-    return out
-
-
-def _add_symbols(operands: Iterable[Operand], out: set[str]) -> None:
-    for operand in operands:
-        if isinstance(operand, Sym):
-            out.add(operand.name)
-        elif isinstance(operand, Addr) and isinstance(operand.base, Sym):
-            out.add(operand.base.name)
 
 
 def _once(parts: list[str]) -> str:
