@@ -212,10 +212,11 @@ class Kernel:
             self._run(part, wanted, together=together)
         if faults:
             raise faults[0]
+        spent = time.perf_counter() - started
         if heavy:
-            self._tuner.spent(time.perf_counter() - started)
-        elif code is self._code and self._price and not checked:
-            self._quick_time += time.perf_counter() - started
+            self._tuner.spent(spent)
+        if code is self._code and self._price and not checked:
+            self._quick_time += spent
             if self._quick_time > self._price:
                 self._promote(code)
 
@@ -229,6 +230,7 @@ class Kernel:
         with self._lock:
             if self._code is old:
                 self._code = code
+        self._tuner.restart()
 
     @staticmethod
     def _run(part: Callable[[], None], wanted: int, *, together: bool) -> None:

@@ -310,6 +310,26 @@ def test_large_kernels_are_compiled_quickly_first(
                        @ b.ravel()[:1024].reshape(32, 32), rtol=1e-4)  # fmt: skip
 
 
+def test_launches_that_all_differ_get_the_best_code_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = cache.ObjectCache(tmp_path / "c")
+    monkeypatch.setattr(engine, "default_cache", lambda: store)
+    efforts: list[native.Effort] = []
+    real = native.compile_text
+    monkeypatch.setattr(native, "compile_text", lambda ir, effort: efforts.append(effort) or real(ir, effort))
+    monkeypatch.setattr(native, "first_effort", lambda _: native.Effort.LEAST)
+    monkeypatch.setattr(native, "price", lambda _: 1e-9)
+    kernel = kit.load(kit.cuda(sources.BASICS, "compute_90")).kernels["add"]
+    n = tuner.HEAVY + 128
+    a = np.arange(n, dtype=np.float32)
+    for shorter in range(3):
+        out = np.zeros(n, np.float32)
+        kit.launch(kernel, n // 128, 128, a, a, out, I32(n - shorter))
+        assert (out[: n - shorter] == 2 * a[: n - shorter]).all()
+        assert not out[n - shorter :].any()
+    assert efforts[0] is native.Effort.LEAST
+    assert efforts.count(native.Effort.BEST) == 1
+
+
 def test_the_price_of_the_best_code_grows_with_the_kernel() -> None:
     assert native.first_effort(native.LARGE - 1) is native.Effort.BEST
     assert native.price(native.LARGE - 1) == 0
