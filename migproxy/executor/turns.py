@@ -184,7 +184,9 @@ class Turns(Alone):
         if not self._lease.acquire():
             self._wanted_at = self._wanted_at or time.monotonic_ns()
             # A turn that is to end ends once its work is done. If that waits for the function, then for this command.
-            self.by_hand = self._lease.should_yield() and self._flight.is_late() and self._has_room()
+            if self._lease.should_yield() and self._flight.is_late():
+                self._bound(True)  # it may have begun while nobody else was there, and must not go on without end
+                self.by_hand = self._has_room()
             return self.by_hand
         self._begin()
         if reason == pump_block.REASON_FULL:
@@ -263,10 +265,7 @@ class Turns(Alone):
     def _begin(self) -> None:
         """A turn on the lease begins, if it has not yet."""
         tables = self._state.pump
-        bounded = self._lease.contended and not self._sequential
-        if bounded != self._bounded:
-            self._bounded = bounded
-            self._flight.bound(bounded)
+        self._bound(self._lease.contended and not self._sequential)
         if self._wanted_at:
             self._state.counters["lease_waits"] += 1
             self._state.counters["waited_ns"] += time.monotonic_ns() - self._wanted_at
@@ -274,7 +273,13 @@ class Turns(Alone):
         if not tables.get(pump_block.LEASE_BEGUN):
             tables.set(pump_block.LEASE_BEGUN, 1)
             self._answers = self._count_answers()
-        self._look_for(self._think if bounded else LOOK)
+        self._look_for(self._think if self._bounded else LOOK)
+
+    def _bound(self, bounded: bool) -> None:
+        """Bound what is on its way, or no longer."""
+        if bounded != self._bounded:
+            self._bounded = bounded
+            self._flight.bound(bounded)
 
     def _estimates(self) -> int:
         """Return the address of the estimates for the command in hand, which is Python's."""

@@ -232,3 +232,27 @@ def test_nothing_is_announced_while_more_of_the_turn_waits() -> None:
     turns.rest(0)
     assert announced == [True]
     rig.close()
+
+
+def test_a_turn_that_is_to_end_goes_on_behind_late_work_only_and_not_without_end() -> None:
+    """It began while nobody else was there, so that nothing was bounded."""
+    rig, lease = Rig(), FakeLease()
+    turns: Any = Turns(rig.state, lease)  # type: ignore[arg-type]
+    lease.contended = False
+    turns._operation = ctypes.c_uint64(int(Op.MEMSET))
+    assert turns.may_carry_out(pump_block.REASON_COMMAND)
+    assert not turns._bounded
+    lease.acquire = lambda: False  # type: ignore[method-assign]
+    lease.contended = lease.revoked = True
+    assert not turns.may_carry_out(pump_block.REASON_LEASE), "nothing is on its way"
+    late = False
+    turns._flight.is_late = lambda: late
+    turns._flight.has_room = lambda _: turns._bounded
+    assert not turns.may_carry_out(pump_block.REASON_LEASE)
+    late = True
+    assert turns.may_carry_out(pump_block.REASON_LEASE)
+    assert turns.by_hand
+    turns._flight.has_room = lambda _: False
+    assert not turns.may_carry_out(pump_block.REASON_LEASE)
+    assert not turns.by_hand
+    rig.close()
