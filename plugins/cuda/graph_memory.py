@@ -171,7 +171,7 @@ def launched(executable: int) -> None:
         if not content.free_on_launch and any(block.live for block in kept):
             raise CudaError(st.INVALID_VALUE, "the graph's memory was not freed since its last launch")
         for block in (*content.allocated, *content.freed):
-            block.touched = True
+            _touch(block)
         for block in kept:
             if not block.live:
                 block.live = True
@@ -179,6 +179,14 @@ def launched(executable: int) -> None:
         for block in content.freed:
             _end_life(block)
         _mark()
+
+
+def _touch(block: _Block) -> None:
+    global _untrimmed
+    if not block.touched:
+        block.touched = True
+        # The driver takes what earlier graphs left before it takes more from the device.
+        _untrimmed = max(0, _untrimmed - _whole_chunks(block))
 
 
 def _end_life(block: _Block) -> None:

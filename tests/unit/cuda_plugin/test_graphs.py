@@ -146,6 +146,22 @@ def test_graph_memory_is_charged_used_and_given_back(stream: int) -> None:
     assert used.value < size
 
 
+def test_graphs_take_over_what_earlier_ones_left(stream: int) -> None:
+    used, seen = Out(), set()
+    for _ in range(3):
+        graph = made("cuGraphCreate", 0)
+        _, pointer = add_allocation(graph, 1 << 20)
+        executable = made("cuGraphInstantiate", graph, 0)
+        run(executable, stream)
+        assert call("cuMemFreeAsync", pointer, stream) == 0
+        assert call("cuGraphExecDestroy", executable) == 0
+        assert call("cuGraphDestroy", graph) == 0
+        assert call("cuDeviceGetGraphMemAttribute", 0, 0, used.at) == 0
+        seen.add(used.value)
+    assert len(seen) == 1
+    assert call("cuDeviceGraphMemTrim", 0) == 0
+
+
 def test_graph_memory_freed_by_nodes_and_on_launch(graph: int, stream: int) -> None:
     node, pointer = add_allocation(graph, 512)
     executable = made("cuGraphInstantiate", graph, 1)
