@@ -6,6 +6,7 @@ from migproxy_plugins.cuda import pools
 from migproxy_plugins.cuda import status as st
 from migproxy_plugins.cuda.memory_unsafe import get_i32, get_u32, get_u64, put_i32, put_u64
 from migproxy_plugins.cuda.registry import refuse, serves
+from migproxy_plugins.cuda.treatment import NO_POOL_EXPORT
 
 from migproxy.errors import CudaError
 
@@ -120,7 +121,7 @@ def cuMemPoolSetAccess(pool: int, descriptions: int, count: int) -> None:
 
 
 def _no_export(name: str) -> CudaError:
-    return refuse(name, "a pool's memory cannot leave its session")
+    return refuse(name, NO_POOL_EXPORT)
 
 
 @serves()

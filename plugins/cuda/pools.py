@@ -15,6 +15,8 @@ from typing import Final
 
 from migproxy_plugins.cuda import graph_memory
 from migproxy_plugins.cuda import status as st
+from migproxy_plugins.cuda.registry import refuse
+from migproxy_plugins.cuda.treatment import NO_POOL_EXPORT
 
 from migproxy.abi import layout
 from migproxy.errors import CudaError
@@ -135,7 +137,7 @@ def create(
         801 for pools that can be exported to other processes, 1 for locations that do not exist.
     """
     if handle_types:
-        raise CudaError(st.NOT_SUPPORTED, "cuMemPoolCreate: a pool with export handles cannot leave the session")
+        raise refuse("cuMemPoolCreate", NO_POOL_EXPORT)
     if allocation_type not in (ALLOCATION_PINNED, ALLOCATION_MANAGED):
         raise CudaError(st.INVALID_VALUE, f"cuMemPoolCreate: allocation type {allocation_type}")
     if location_type == LOCATION_DEVICE:

@@ -17,6 +17,11 @@ Treatment = Literal["served", "rule", "refused"]
 
 log = logging.getLogger("migproxy.cuda")
 
+#: What is true of exporting a pool is true of making one that could be exported.
+NO_POOL_EXPORT: Final = (
+    "a pool leaves its session by a descriptor that the function would hold itself, not by a handle; memory of "
+    "cuMemAlloc has CUDA IPC handles"
+)
 #: Patterns of names that are refused, and why; the first that matches counts.
 _REASONS: Final[tuple[tuple[str, str], ...]] = (
     (r"EGL|VDPAU|GL|Graphics", "graphics interoperation needs a display driver in the function's process"),
@@ -24,16 +29,12 @@ _REASONS: Final[tuple[tuple[str, str], ...]] = (
         r"External(Memory|Semaphore)|SignalExternal|WaitExternal|NvSci",
         "external memory and semaphores cannot cross sessions",
     ),
-    (
-        r"MemPool(Export|Import)",
-        "a pool leaves its session by a descriptor that the function would hold itself, not by a handle; memory of "
-        "cuMemAlloc has CUDA IPC handles",
-    ),
+    (r"MemPool(Export|Import)", NO_POOL_EXPORT),
     (r"Shareable|MemExport|MemImport", "memory leaves its session by CUDA IPC handles only"),
     (r"Fabric|LogicalEndpoint", "memory and events stay on their slice"),
     (
         r"GreenCtx|DevResource|DevSm|SmResource|ExecutionCtx|ExecAffinity",
-        "the broker divides the device, not the function",
+        "the broker divides the device, not the function: there are no green contexts, nor parts to make them of",
     ),
     (r"TexRef|SurfRef", "texture and surface references are removed in CUDA 12; use texture objects"),
     (r"Multicast", "a session has one device"),

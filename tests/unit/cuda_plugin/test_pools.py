@@ -36,7 +36,6 @@ def test_limits_and_locations(session: FakeSession) -> None:
     pools.allocate(100, pool, 0)
     assert status(pools.allocate, 100, pool, 0) == 2
     assert status(pools.create, location_id=3) == 101
-    assert status(pools.create, handle_types=1) == 801
     assert status(pools.create, allocation_type=7) == 1
     host = pools.create(location_type=pools.LOCATION_HOST)
     pointer = pools.allocate(64, host, 0)
@@ -44,6 +43,13 @@ def test_limits_and_locations(session: FakeSession) -> None:
     pools.free(pointer, 0)
     assert pointer not in session.host
     assert session.calls[-1][0] == "stream_synchronize"
+
+
+def test_a_pool_that_could_be_exported_is_refused_by_name(
+    session: FakeSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert status(pools.create, handle_types=1) == 801
+    assert "refused: cuMemPoolCreate: a pool leaves its session by a descriptor" in caplog.text
 
 
 def test_default_and_current(session: FakeSession) -> None:
