@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import time
 from pathlib import Path
@@ -28,6 +29,8 @@ from migproxy_plugins.cuda.registry import refuse, serves
 from migproxy.errors import CudaError
 from migproxy.session import api
 
+log = logging.getLogger("migproxy.cuda")
+
 # CUjit_option
 _WALL_TIME = 2
 _INFO_LOG = 3
@@ -36,6 +39,7 @@ _ERROR_LOG = 5
 _ERROR_LOG_SIZE = 6
 _NOT_SCALAR = frozenset({_WALL_TIME, _INFO_LOG, _INFO_LOG_SIZE, _ERROR_LOG, _ERROR_LOG_SIZE})
 _FATBIN_WRAPPER_MAGIC = 0x466243B1
+_LTO_IR_MAGIC = 0x7F4E43ED
 _CACHE_CONFIGS = (0, 1, 2, 3)
 
 _strings = Strings()
@@ -79,6 +83,11 @@ def read_image(address: int) -> bytes:
     if get_u32(address) == _FATBIN_WRAPPER_MAGIC:
         # fatbinC wrapper: magic, version, pointer to the fatbin, pointer to filenames
         address = get_u64(address + 8)
+    if get_u32(address) == _LTO_IR_MAGIC:
+        log.warning(
+            "LTO-IR in memory does not tell its length: the driver gets its beginning and can make no kernels of it; "
+            "link it first (nvJitLink)"
+        )
     return get_bytes(address, api.image_size(address))
 
 

@@ -328,13 +328,14 @@ def kernel_function(kernel: int) -> int:
 def image_size(address: int) -> int:
     """Return the length in bytes of a module image at a host address, for calls that pass no size.
 
-    PTX is text up to its NUL; a cubin's ELF header tells its extent; a fatbin's header its size (the wrapper points
-    at one).
+    A cubin's ELF header tells its extent; a fatbin's header its size (the wrapper points at one). Anything else is text
+    up to its NUL, as it is for the driver, which looks at it when a library's first kernel is asked for: so it takes
+    even an empty one.
 
     Raises
     ------
     CudaError
-        200 for anything else.
+        200 for a fatbin's wrapper.
     """
     if container.is_container(copy_out(address, 8)):
         return container.length(copy_out(address, container.HEADER.size))
@@ -350,7 +351,4 @@ def image_size(address: int) -> int:
         return max(section_offset + (sizes & 0xFFFF) * (sizes >> 16), program_end)
     if magic == _FATBIN_WRAPPER_MAGIC:
         raise CudaError(CUDA_ERROR_INVALID_IMAGE, "a fatbin wrapper; pass the fatbin it points at")
-    size = len(ctypes.string_at(address))
-    if size == 0:
-        raise CudaError(CUDA_ERROR_INVALID_IMAGE)
-    return size
+    return len(ctypes.string_at(address))

@@ -259,6 +259,14 @@ def test_a_graph_that_a_kernel_launches_is_refused(session: FakeSession, caplog:
     assert "needs its handle on the device" in caplog.text
 
 
+def test_lto_ir_from_memory_is_the_drivers_to_judge_and_noted(
+    session: FakeSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    library, image = Out(), string(bytes.fromhex("ed434e7f0140025d") + bytes(32))
+    assert call("cuModuleLoadData", library.at, image.at) == 0
+    assert "does not tell its length" in caplog.text
+
+
 def test_entry_points(session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENTRIES, "cuMemAlloc", 1234)
     pointer, status = Out(), Out(ctypes.c_int, 9)
