@@ -88,6 +88,7 @@ def serve(spec: control.SessionSpec, fds: list[int], sock: socket.socket, opened
     bootstrap.send(sock, control.Ready(windows=windows, device=facts))
     # Hundreds of events are made here, while the function maps its arena.
     turns = make_turns(state, lease)
+    state.account = turns.account
     _thread.start_new_thread(_listen, (state, sock, arena_end, turns))
     try:
         run(state, turns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -70,6 +71,8 @@ class SessionState:
         self.counters: Counter[str] = Counter()
         self.closing = False
         self.opened_ns = time.monotonic_ns()
+        #: Brings the counters of the time on the device up to date.
+        self.account: Callable[[], None] = lambda: None
         self.sticky = 0
         #: The library's error of the deferred status ``layout.DEFERRED_LIBRARY``.
         self.late_error: dict[str, Any] = {}

@@ -85,6 +85,7 @@ def raise_deferred(package: str = "") -> None:
 
 
 def statistics() -> dict[str, int]:
-    """Return the session's counters so far: operations, library calls, living handles by kind, memory."""
+    """Return the session's counters so far: operations, library calls, living handles by kind, memory; how long it has
+    lived, and, on a slice with a compute lease, how long its work was on the device."""
     found: dict[str, int] = _decode(current().call(Op.STATISTICS, b""))
     return found

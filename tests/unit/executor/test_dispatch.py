@@ -94,7 +94,8 @@ def test_an_impossible_head_is_refused(rig: Rig) -> None:
     head.value = before
 
 
-def test_long_replies_are_fetched(rig: Rig) -> None:
+def statistics(rig: Rig) -> dict[str, int]:
+    """Ask for the counters, whose reply does not fit into its line."""
     status, data = rig.call(Op.STATISTICS, b"")
     assert status == layout.STATUS_TOO_LONG
     size = int.from_bytes(data, "little")
@@ -107,7 +108,22 @@ def test_long_replies_are_fetched(rig: Rig) -> None:
     )
     rig.step()
     assert rig.producer.wait(asked, 5.0)[0] == 0
-    assert "quota_bytes" in msgspec.msgpack.decode(ctypes.string_at(rig.heap, size))
+    return msgspec.msgpack.decode(ctypes.string_at(rig.heap, size), type=dict[str, int])
+
+
+def test_long_replies_are_fetched(rig: Rig) -> None:
+    assert "quota_bytes" in statistics(rig)
+
+
+def test_no_time_on_the_device_is_not_the_same_as_nobody_measuring_it(rig: Rig) -> None:
+    assert statistics(rig)["lived_ns"] > 0
+    assert "gpu_busy_ns" not in statistics(rig)
+
+    def account() -> None:
+        rig.state.counters["gpu_busy_ns"] = 0
+
+    rig.state.account = account
+    assert statistics(rig)["gpu_busy_ns"] == 0
 
 
 #: Operations that end or stall the rig by design.
