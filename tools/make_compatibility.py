@@ -124,6 +124,31 @@ def plugin_section() -> Iterator[str]:
     yield ""
 
 
+def nvml_section() -> Iterator[str]:
+    """Yield the section of NVML: what is served, by what it tells of."""
+    from migproxy_plugins.cuda import nvml
+
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name, (_, handler) in sorted(nvml.functions().items()):
+        groups[handler.__module__.rpartition(".")[2]].append(f"`{name}`")
+    yield "## NVML (`pynvml`, `cuda.bindings.nvml`)\n"
+    yield (
+        "A function sees its session's slice as the only device, its quota as the memory. What never changes about the "
+        "card, and\nsettings of it, are as the broker read them when it started; what NVML did not tell it is not "
+        "supported. The PCIe link is\ntold at its best. Refused is what tells of the neighbours: power, energy, "
+        "temperature, throughput, clocks and performance state of\nthe moment, reasons for them, BAR1, counters of "
+        "errors and replays, events, attestation; and what changes anything.\n"
+    )
+    for module, heading in (
+        ("nvml", "The library, the device and its memory"),
+        ("nvml_device", "From CUDA's attributes, or true of every session"),
+        ("nvml_card", "The card's"),
+        ("nvml_usage", "The session's own share of time on the device, and of its quota in use, where it is measured"),
+    ):
+        yield f"**{heading}:** {', '.join(groups.pop(module))}\n"
+    assert not groups, groups.keys()
+
+
 def page() -> str:
     """Return the whole page."""
     from migproxy_plugins.cuda.runtime_entries import runtime_treatment
@@ -134,6 +159,7 @@ def page() -> str:
         *suites(),
         *api_section("driver", "Driver API (`cuda.bindings.driver`)", driver_treatment),
         *api_section("runtime", "Runtime API (`cuda.bindings.runtime`)", runtime_treatment),
+        *nvml_section(),
         *plugin_section(),
     ]
     return "\n".join(parts).rstrip() + "\n"

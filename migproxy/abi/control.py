@@ -52,6 +52,8 @@ class DeviceFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Device memory taken by the context, charged to the quota.
     checks_memory : bool
         The device wants to be told of allocations and frees: it examines what kernels access.
+    card : dict of str to int or str
+        What NVML told the broker of the card: see `migproxy.device.card`. The broker adds it, not the executor.
     """
 
     kind: str
@@ -66,6 +68,7 @@ class DeviceFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: dict[int, int]
     context_bytes: int
     checks_memory: bool = False
+    card: dict[str, int | str] = {}
 
 
 class Hello(Message, frozen=True):

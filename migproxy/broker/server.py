@@ -16,6 +16,8 @@ import traceback
 from collections import Counter
 from types import FrameType
 
+import msgspec
+
 from migproxy.abi import control, layout
 from migproxy.abi.control import Hello, Message
 from migproxy.abi.lease import DEFAULT_MODE
@@ -23,6 +25,7 @@ from migproxy.abi.protocol import PROTOCOL_VERSION
 from migproxy.abi.sharing import Give, Take, Withdraw
 from migproxy.arena import packets, segment
 from migproxy.broker import admission, segments
+from migproxy.broker.cards import Cards
 from migproxy.broker.client import Client
 from migproxy.broker.config import BrokerConfig, SliceSettings
 from migproxy.broker.leases import SliceLease
@@ -98,6 +101,7 @@ class Broker:
         )
         if self._usage.has_work and config.usage_seconds:
             self.loop.call_later(config.usage_seconds, self._check_usage)
+        self._cards = Cards(slices)
         self._metrics = MetricsServer(self, config.metrics_port) if config.metrics_port else None
         if config.parent_pid:
             self._watch_parent(config.parent_pid)
@@ -457,7 +461,7 @@ class Broker:
                     function_id=session.function_id,
                     windows=ready.windows,
                     segment_sizes=list(session.segment_sizes),
-                    device=ready.device,
+                    device=msgspec.structs.replace(ready.device, card=self._cards.of(session.slice)),
                     quota=session.quota,
                     account_place=session.account_place,
                 ),

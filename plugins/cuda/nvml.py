@@ -7,6 +7,7 @@ What would need the real device, or would change it, is refused with NVML's own 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import re
@@ -240,7 +241,7 @@ def nvmlDeviceGetIndex(device: int, index: int) -> None:
 @serves("nvmlDevice_t, nvmlBrandType_t *")
 def nvmlDeviceGetBrand(device: int, brand: int) -> None:
     check_device(device)
-    put_u32(brand, _BRAND_UNKNOWN)
+    put_u32(brand, int(api.device_facts().card.get("brand", _BRAND_UNKNOWN)))
 
 
 @serves("nvmlDevice_t, int *, int *")
@@ -266,6 +267,12 @@ def nvmlDeviceGetMemoryInfo_v2(device: int, memory: int) -> None:
     put_bytes(memory + 8, struct.pack("<4Q", total, 0, free, total - free))
 
 
+def pci_ids() -> tuple[int, int]:
+    """Return the PCI device and subsystem identifiers; 0 where the broker could not read them."""
+    card = api.device_facts().card
+    return int(card.get("pci_device_id", 0)), int(card.get("pci_subsystem_id", 0))
+
+
 def pci_place() -> tuple[str, int, int, int]:
     """Return the bus id as NVML writes it (a domain of eight digits), and its domain, bus and device."""
     domain, bus, rest = api.device_pci_bus_id(0).split(":")
@@ -277,13 +284,7 @@ def nvmlDeviceGetPciInfo_v3(device: int, info: int) -> None:
     check_device(device)
     text, *numbers = pci_place()
     # busIdLegacy[16], domain, bus, device, pciDeviceId, pciSubSystemId, busId[32]
-    put_bytes(info, struct.pack("<16s5I32s", text[-12:].encode(), *numbers, 0, 0, text.encode()))
-
-
-@serves("nvmlDevice_t, unsigned int *, unsigned int *")
-def nvmlDeviceGetMigMode(device: int, current: int, pending: int) -> None:
-    check_device(device)
-    raise NvmlError(NOT_SUPPORTED)
+    put_bytes(info, struct.pack("<16s5I32s", text[-12:].encode(), *numbers, *pci_ids(), text.encode()))
 
 
 @serves("nvmlDevice_t, nvmlComputeMode_t *")
@@ -322,16 +323,20 @@ def _error_string(status: int) -> int:
 
 
 def refusal(name: str) -> int:
-    """Return the status with which a function that is not served is refused: setters need a permission nobody has."""
+    """Return the status with which a function that is not served is refused: setters need a permission nobody has.
+
+    To make a set of events changes nothing; there are just no events to wait for.
+    """
+    if "Event" in name:
+        return NOT_SUPPORTED
     changes = any(word in name for word in ("Set", "Reset", "Create", "Destroy", "Clear", "Remove", "Modify"))
     return NO_PERMISSION if changes else NOT_SUPPORTED
 
 
 def functions() -> dict[str, tuple[str, Handler]]:
     """Return what is served, by name: prototype and handler."""
-    from migproxy_plugins.cuda import nvml_device
-
-    assert nvml_device
+    for family in ("device", "card", "usage"):
+        importlib.import_module(f"migproxy_plugins.cuda.nvml_{family}")
     return FUNCTIONS
 
 

@@ -24,6 +24,7 @@ from migproxy_plugins.cuda.nvml import (
     check_device,
     device_uuid,
     driver_version,
+    pci_ids,
     pci_place,
     serves,
 )
@@ -83,7 +84,10 @@ def nvmlDeviceGetBusType(device: int, kind: int) -> None:
 @serves("nvmlDevice_t, nvmlClockType_t, unsigned int *")
 def nvmlDeviceGetMaxClockInfo(device: int, kind: int, clock: int) -> None:
     check_device(device)
-    if kind in (_GRAPHICS_CLOCK, _SM_CLOCK):
+    known = api.device_facts().card.get(f"clock_{kind}_mhz")
+    if known is not None:
+        put_u32(clock, int(known))
+    elif kind in (_GRAPHICS_CLOCK, _SM_CLOCK):
         put_u32(clock, api.device_attribute(_CLOCK, 0) // 1000)
     elif kind == _MEMORY_CLOCK_TYPE:
         put_u32(clock, api.device_attribute(_MEMORY_CLOCK, 0) // 1000)
@@ -255,7 +259,7 @@ def nvmlDeviceGetPciInfoExt(device: int, info: int) -> None:
     check_device(device)
     # version (kept), domain, bus, device, pciDeviceId, pciSubSystemId, baseClass (display), subClass (3D), busId[32]
     text, *numbers = pci_place()
-    put_bytes(info + 4, struct.pack("<7I32s", *numbers, 0, 0, 3, 2, text.encode()))
+    put_bytes(info + 4, struct.pack("<7I32s", *numbers, *pci_ids(), 3, 2, text.encode()))
 
 
 @serves("nvmlDevice_t, unsigned int *")

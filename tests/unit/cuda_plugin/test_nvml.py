@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import FakeSession
-from migproxy_plugins.cuda import nvml
+from migproxy_plugins.cuda import nvml, nvml_usage
 
 from migproxy.session import api
 
 
 @pytest.fixture
-def pynvml(session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def card() -> dict[str, int | str]:
+    """What the broker read of the card."""
+    return {}
+
+
+@pytest.fixture
+def pynvml(session: FakeSession, card: dict[str, int | str], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A pynvml of our own, patched."""
     pytest.importorskip("pynvml")
     import importlib.util
@@ -24,8 +31,9 @@ def pynvml(session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(api, "driver_version", lambda: 12080)
     monkeypatch.setattr(api, "mem_get_info", lambda: (700, 1000))
     monkeypatch.setattr(api, "compute_capability", lambda d=0: (9, 0))
-    monkeypatch.setattr(api, "device_facts", lambda: SimpleNamespace(kind="software"))
+    monkeypatch.setattr(api, "device_facts", lambda: SimpleNamespace(kind="software", card=card))
     monkeypatch.setattr(nvml._Library, "users", 0)
+    monkeypatch.setattr(nvml_usage, "_seen", nvml_usage._Seen())
     spec = importlib.util.find_spec("pynvml")
     assert spec is not None
     assert spec.loader is not None
@@ -99,3 +107,105 @@ def test_the_lesser_facts_are_the_devices(pynvml: Any, session: FakeSession) -> 
     (field,) = pynvml.nvmlDeviceGetFieldValues(device, [pynvml.NVML_FI_DEV_MEMORY_TEMP])
     assert field.nvmlReturn == pynvml.NVML_ERROR_NOT_SUPPORTED
     pynvml.nvmlShutdown()
+
+
+CARD: dict[str, int | str] = {
+    "brand": 14,
+    "module_id": 3,
+    "pdi": (1 << 63) + 5,
+    "serial": "1650123",
+    "part_number": "900-2G520",
+    "vbios": "96.00.A5",
+    "performance_modes": "perf=0, nvclockmax=1980",
+    "power_limit_mw": 700_000,
+    "power_default_mw": 700_000,
+    "power_least_mw": 200_000,
+    "power_most_mw": 700_000,
+    "pcie_generation": 5,
+    "pcie_gpu_generation": 5,
+    "pcie_width": 16,
+    "pci_device_id": 0x233510DE,
+    "pci_subsystem_id": 0x18BE10DE,
+    "clock_3_mhz": 1545,
+}
+
+
+def test_the_cards_unchanging_facts_are_told(pynvml: Any, card: dict[str, int | str]) -> None:
+    card |= CARD
+    pynvml.nvmlInit()
+    device = pynvml.nvmlDeviceGetHandleByIndex(0)
+    assert pynvml.nvmlDeviceGetModuleId(device) == 3
+    assert pynvml.nvmlDeviceGetPdi(device) == CARD["pdi"]
+    assert pynvml.nvmlDeviceGetBrand(device) == 14
+    assert pynvml.nvmlDeviceGetSerial(device) == "1650123"
+    assert pynvml.nvmlDeviceGetBoardPartNumber(device) == "900-2G520"
+    assert pynvml.nvmlDeviceGetVbiosVersion(device) == "96.00.A5"
+    assert pynvml.nvmlDeviceGetPerformanceModes(device) == "perf=0, nvclockmax=1980"
+    assert pynvml.nvmlDeviceGetPowerManagementLimit(device) == 700_000
+    assert pynvml.nvmlDeviceGetEnforcedPowerLimit(device) == 700_000
+    assert pynvml.nvmlDeviceGetPowerManagementLimitConstraints(device) == [200_000, 700_000]
+    assert pynvml.nvmlDeviceGetMaxClockInfo(device, pynvml.NVML_CLOCK_VIDEO) == 1545
+    assert pynvml.nvmlDeviceGetPciInfo(device).pciDeviceId == 0x233510DE
+    for name in ("Max", "GpuMax", "Curr"):
+        assert getattr(pynvml, f"nvmlDeviceGet{name}PcieLinkGeneration")(device) == 5
+    assert pynvml.nvmlDeviceGetCurrPcieLinkWidth(device) == 16
+    platform = pynvml.c_nvmlPlatformInfo_v2_t()
+    platform.version = pynvml.nvmlPlatformInfo_v2
+    pynvml.nvmlDeviceGetPlatformInfo(device, ctypes.byref(platform))
+    assert bytes(platform) == struct.pack("<I36xB3x", pynvml.nvmlPlatformInfo_v2, 3)
+
+
+def test_what_nobody_could_read_of_the_card_is_refused(pynvml: Any) -> None:
+    pynvml.nvmlInit()
+    device = pynvml.nvmlDeviceGetHandleByIndex(0)
+    for name in ("ModuleId", "Serial", "PowerManagementLimit", "PerformanceModes", "Pdi"):
+        with pytest.raises(pynvml.NVMLError_NotSupported):
+            getattr(pynvml, f"nvmlDeviceGet{name}")(device)
+
+
+def test_what_tells_of_neighbours_is_refused(pynvml: Any, card: dict[str, int | str]) -> None:
+    card |= CARD
+    pynvml.nvmlInit()
+    device = pynvml.nvmlDeviceGetHandleByIndex(0)
+    for name, *arguments in (
+        ("PowerUsage",),
+        ("TotalEnergyConsumption",),
+        ("PcieThroughput", pynvml.NVML_PCIE_UTIL_TX_BYTES),
+        ("ClockInfo", pynvml.NVML_CLOCK_SM),
+        ("CurrentClockFreqs",),
+        ("PerformanceState",),
+        ("BAR1MemoryInfo",),
+    ):
+        with pytest.raises(pynvml.NVMLError_NotSupported):
+            getattr(pynvml, f"nvmlDeviceGet{name}")(device, *arguments)
+    with pytest.raises(pynvml.NVMLError_NotSupported):
+        pynvml.nvmlEventSetCreate()
+
+
+def test_the_slice_has_no_modes(pynvml: Any) -> None:
+    pynvml.nvmlInit()
+    device = pynvml.nvmlDeviceGetHandleByIndex(0)
+    assert pynvml.nvmlDeviceGetMigMode(device) == [0, 0]
+    assert pynvml.nvmlDeviceGetAddressingMode(device) == 0
+    assert pynvml.nvmlDeviceGetC2cModeInfoV1(device).isC2cEnabled == 0
+
+
+def test_utilisation_is_the_sessions_own(pynvml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    counters: dict[str, int] = {}
+    monkeypatch.setattr(api, "statistics", counters.copy)
+    pynvml.nvmlInit()
+    device = pynvml.nvmlDeviceGetHandleByIndex(0)
+    with pytest.raises(pynvml.NVMLError_NotSupported):
+        pynvml.nvmlDeviceGetUtilizationRates(device)
+
+    def share(lived_ms: int, busy_ms: int) -> int:
+        counters.update(lived_ns=lived_ms * 1_000_000, gpu_busy_ns=busy_ms * 1_000_000)
+        rates = pynvml.nvmlDeviceGetUtilizationRates(device)
+        assert rates.memory == 30
+        return int(rates.gpu)
+
+    assert share(1000, 250) == 25, "of the session so far"
+    assert share(1100, 350) == 25, "too soon for another"
+    assert share(2000, 1250) == 100
+    assert share(3000, 1250) == 0
+    assert share(1000, 400) == 40, "a fork's own session"
