@@ -11,7 +11,8 @@ Ownership of each word is stated beside it; the other side only reads. Pairs tha
 `HEAD` is stored (release) after a slot is filled and loaded (acquire) before it is read; a reply's `REPLY_SEQ` is
 stored (release) after its other bytes and loaded (acquire) before them; `TAIL` is stored (release) after a slot was
 copied out
-and loaded (acquire) before it is filled again.
+and loaded (acquire) before it is filled again. `CALLED` is stored (release) after `CALLED_TOKEN` and loaded (acquire)
+before it; `RAN` follows `CALLED`, so the token is stored again only after the function has read it.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ STATE_OFFSET = 0x288  # u32, executor: one of STATE_*
 OTHER_BYTES_OFFSET = 0x2C0  # u64, executor: device memory charged besides the function's granules: context, libraries
 PEAK_BYTES_OFFSET = 0x2C8  # u64, executor: highest sum of granules and other bytes so far
 WAITED_OFFSET = 0x300  # u64, function: nanoseconds it waited for replies and room, for its report; nothing else uses it
+# Host functions go past the ring: what is to run, and what has run, must not wait behind a command that is held back.
+CALLED_OFFSET = 0x340  # u64, executor: host functions that the function was told to run, stored after CALLED_TOKEN
+CALLED_TOKEN_OFFSET = 0x348  # u64, executor: the last one's token
+RAN_OFFSET = 0x380  # u64, function: host functions that have run
 
 STATE_STARTING = 0
 STATE_READY = 1

@@ -57,7 +57,7 @@ class Op(IntEnum):
     CONTEXT_SET_LIMIT = 46
     GRAPH_INSTANTIATE = 47
     GRAPH_DESTROY = 48
-    HOST_CALLBACK_NEXT = 49
+    # 49 asked for the next host function: words of the header tell it, which no command holds up.
     LIBRARY_QUERY = 50
     COPY_BOX = 51
     COPY_BOX_DEVICE = 52
@@ -137,7 +137,6 @@ OPERATIONS: dict[Op, OpFacts] = {
     Op.CONTEXT_SET_LIMIT: _facts(waits=True),
     Op.GRAPH_INSTANTIATE: _facts(waits=True),
     Op.GRAPH_DESTROY: _facts(),
-    Op.HOST_CALLBACK_NEXT: _facts(waits=True),
     Op.LAUNCH_EX: _facts(lease=True),
     Op.COPY_BOX: _facts(),
     Op.COPY_BOX_DEVICE: _facts(lease=True),

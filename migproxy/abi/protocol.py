@@ -6,7 +6,7 @@ another version and name both.
 
 from __future__ import annotations
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 #: First word of an arena: ``b"MIGPROXY"`` as a little-endian integer.
 ARENA_MAGIC = int.from_bytes(b"MIGPROXY", "little")
 

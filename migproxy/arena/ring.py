@@ -70,6 +70,9 @@ class _Words:
         self.other_bytes = ctypes.c_uint64.from_address(base + layout.OTHER_BYTES_OFFSET)
         self.peak_bytes = ctypes.c_uint64.from_address(base + layout.PEAK_BYTES_OFFSET)
         self.waited = ctypes.c_uint64.from_address(base + layout.WAITED_OFFSET)
+        self.called = ctypes.c_uint64.from_address(base + layout.CALLED_OFFSET)
+        self.called_token = ctypes.c_uint64.from_address(base + layout.CALLED_TOKEN_OFFSET)
+        self.ran = ctypes.c_uint64.from_address(base + layout.RAN_OFFSET)
 
 
 def write_header(base: int, size: int) -> None:
@@ -353,6 +356,35 @@ class Producer:
         """Wait until `count` frees have been carried out."""
         self._wait(lambda: self._words.frees_retired.value >= count, None)
 
+    # -- host functions --------------------------------------------------------------------------------------------
+    def wait_called(self) -> int:
+        """Sleep until a host function is to run that has not; returns its token. For one thread, which runs them.
+
+        Raises
+        ------
+        SessionLost
+            There will be none any more.
+        """
+        with self._sleep_lock:
+            self._words.sleepers.value += 1
+        try:
+            while True:
+                bell = self._words.function_bell.value
+                fence()
+                if self._words.called.value != self._words.ran.value:  # (E)
+                    return self._words.called_token.value
+                if self._words.state.value >= layout.STATE_CLOSED:
+                    raise SessionLost("the executor is gone")
+                futex_unsafe.wait(self.base + layout.FUNCTION_BELL_OFFSET, bell, LOOK_UP)
+        finally:
+            with self._sleep_lock:
+                self._words.sleepers.value -= 1
+
+    def note_ran(self) -> None:
+        """Tell the executor that the host function that `wait_called` told of has run."""
+        self._words.ran.value += 1  # (F)
+        futex_unsafe.wake(self.base + layout.RAN_OFFSET)
+
     def _wait(self, done: object, timeout: float | None, *, looked: bool = False) -> None:
         ready = done
         assert callable(ready)
@@ -572,6 +604,20 @@ class Consumer:
     def waited_ns(self) -> int:
         """Return how long the function says that it waited; its own word, good for its own report only."""
         return self._words.waited.value
+
+    def call(self, token: int) -> None:
+        """Tell the function to run a host function; the one before has run. From any one thread at a time."""
+        self._words.called_token.value = token
+        self._words.called.value += 1  # (E)
+        self._ring()
+
+    def wait_ran(self, count: int, timeout: float) -> bool:
+        """Sleep until the function says that it has run so many host functions, at most `timeout` seconds; returns
+        whether it does."""
+        seen = self._words.ran.value  # (F)
+        if seen != count:
+            futex_unsafe.wait(self.base + layout.RAN_OFFSET, seen & 0xFFFFFFFF, timeout)
+        return self._words.ran.value == count
 
     def sleep(self, timeout: float) -> None:
         """Sleep until a command arrives or somebody calls `wake`, at most `timeout` seconds."""

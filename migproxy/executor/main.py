@@ -153,7 +153,6 @@ def run(state: SessionState, turns: Alone) -> None:
             if state.sticky:
                 completions.fail_all(state.sticky)
         state.publish_frees()
-        state.host_functions.hand_over()
         state.sharing.look()
         # A record that was the last one has made the pump return as from work: after it there is nothing left to do.
         resting = reason in (pump_block.REASON_IDLE, pump_block.REASON_NAP) and not tables.outstanding()

@@ -1,4 +1,4 @@
-"""A kernel that waits for its function, on a slice where another computes: the function goes on as it does natively."""
+"""What waits for its function, on a slice where another computes: the function goes on as it does natively."""
 
 from __future__ import annotations
 
@@ -36,6 +36,30 @@ for rounds in range(2):
     go.value = 1
     held.synchronize()
 assert float(x[0]) == 7, float(x[0])
+print("done", flush=True)
+"""
+HOST_FUNCTIONS = """
+import time
+import cupy as cp
+x, stream, seen = cp.zeros(4), cp.cuda.Stream(non_blocking=True), []
+with stream:
+    x += 1
+    stream.synchronize()
+    print("ready", flush=True)
+    input()
+    for number in range(30):
+        for _ in range(3):
+            x += 1
+            stream.launch_host_func(seen.append, number)
+        x += 1
+        stream.synchronize()
+    # Far more than fits the ring, or the driver's queue, while the stream stands still.
+    stream.launch_host_func(time.sleep, 0.1)
+    for _ in range(6000):
+        cp.add(x, 1, x)
+    stream.synchronize()
+    assert seen == [number for number in range(30) for _ in range(3)]
+    assert float(x[0]) == 1 + 30 * 4 + 6000
 print("done", flush=True)
 """
 NEIGHBOUR = """
@@ -104,3 +128,14 @@ def test_a_kernel_waits_for_what_its_function_does_next(broker: str, tmp_path: P
     finally:
         holder.end()
         neighbour.end()
+
+
+def test_functions_with_host_functions_take_turns(broker: str, tmp_path: Path) -> None:
+    functions = [Function(broker, tmp_path / f"{number}.py", HOST_FUNCTIONS) for number in range(2)]
+    try:
+        for each in functions:
+            each.tell()
+        assert [each.line() for each in functions] == ["done", "done"]
+    finally:
+        for each in functions:
+            each.end()

@@ -11,7 +11,7 @@ from typing import Any
 
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
-from migproxy.errors import CudaError, SessionError
+from migproxy.errors import SessionError
 from migproxy.session.api.streams import capturing, resolve
 from migproxy.session.session import Session, current
 
@@ -56,19 +56,16 @@ def release_host_function(token: int) -> None:
 
 
 def _serve(session: Session) -> None:
-    """Ask the executor for the next due function, run it, acknowledge it with the next question."""
-    done = 0
+    """Run the functions that the executor says are due, one by one, and tell it of each."""
     while True:
         try:
-            reply = session.call(Op.HOST_CALLBACK_NEXT, layout.HANDLE.pack(done))
-        except (SessionError, CudaError):
+            token = session.ring.wait_called()
+        except SessionError:
             return
-        done = int.from_bytes(reply[:8], "little")
-        function = _waiting.get(done) if done in _repeated else _waiting.pop(done, None)
-        if function is None:
-            continue
+        function = _waiting.get(token) if token in _repeated else _waiting.pop(token, None)
         try:
-            function()
+            if function is not None:
+                function()
         except BaseException as error:
             report: Any = SimpleNamespace(
                 exc_type=type(error),
@@ -78,3 +75,4 @@ def _serve(session: Session) -> None:
                 object=function,
             )
             sys.unraisablehook(report)
+        session.ring.note_ran()
