@@ -6,7 +6,7 @@ import os
 import struct
 from pathlib import Path
 
-from migproxy_plugins.cuda import graph_endings, graph_holdings, graph_memory
+from migproxy_plugins.cuda import graph_holdings, graph_memory
 from migproxy_plugins.cuda import status as st
 from migproxy_plugins.cuda.driver_context import need_context
 from migproxy_plugins.cuda.driver_edges import check_edges
@@ -104,7 +104,6 @@ def cuGraphInstantiateWithParams(executable: int, graph: int, parameters: int) -
 @serves()
 def cuGraphLaunch(executable: int, stream: int) -> None:
     graph_memory.launched(executable)
-    graph_endings.launched(executable, stream)
     api.graph_launch(executable, stream)
 
 
@@ -147,8 +146,12 @@ def cuGraphExecUpdate(executable: int, graph: int, result: int) -> None:
     put_bytes(result, _UPDATE.pack(why, node, before))
     if status:
         raise CudaError(status, "cuGraphExecUpdate")
-    graph_endings.give_back_when_done(executable)
+    if graph_holdings.holds(executable):
+        # Launches of what it was may still run.
+        api.context_synchronize()
+    kept = graph_holdings.take(executable)
     graph_holdings.inherit(executable, graph, whole=True)
+    graph_holdings.give_back(kept)
     graph_memory.hold(executable, graph)
     staging.inherit(executable, graph)
 
@@ -173,7 +176,10 @@ def cuGraphDestroy(graph: int) -> None:
 @serves()
 def cuGraphExecDestroy(executable: int) -> None:
     api.graph_exec_destroy(executable)
-    graph_endings.give_back_when_done(executable)
+    if graph_holdings.holds(executable):
+        # Its last launch may still use what the destructors free.
+        api.context_synchronize()
+        graph_holdings.drop(executable)
     graph_memory.drop(executable)
 
 

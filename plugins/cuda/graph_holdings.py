@@ -2,15 +2,11 @@
 
 User objects are reference-counted objects of the function whose destructor runs when nothing holds them any more. A
 graph inside another (a child graph) holds its own, which end with its node.
-
-Lock order: `_lock` is innermost. Destructors, which are the function's, are called without it: by whoever ends the last
-holder, or by the thread of `graph_endings`.
 """
 
 from __future__ import annotations
 
 import itertools
-import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -20,7 +16,6 @@ from migproxy_plugins.cuda.registry import serves
 
 from migproxy.abi import layout
 from migproxy.errors import CudaError
-from migproxy.session.session import on_fork
 
 
 @dataclass
@@ -45,21 +40,10 @@ class Holding:
 _objects: dict[int, _UserObject] = {}
 _holdings: dict[int, Holding] = {}
 _numbers = itertools.count(1)
-_lock = threading.RLock()
-
-
-def _after_fork() -> None:
-    """Another thread of the parent's may have had it."""
-    global _lock
-    _lock = threading.RLock()
-
-
-on_fork(_after_fork)
 
 
 def _of(holder: int) -> Holding:
-    with _lock:
-        return _holdings.setdefault(holder, Holding())
+    return _holdings.setdefault(holder, Holding())
 
 
 def _object(handle: int) -> _UserObject:
@@ -70,15 +54,12 @@ def _object(handle: int) -> _UserObject:
 
 
 def _release(handle: int, count: int) -> None:
-    with _lock:
-        item = _object(handle)
-        if count > item.references:
-            raise CudaError(st.INVALID_VALUE, "more references released than there are")
-        item.references -= count
-        ended = not item.references
-        if ended:
-            del _objects[handle]
-    if ended:
+    item = _object(handle)
+    if count > item.references:
+        raise CudaError(st.INVALID_VALUE, "more references released than there are")
+    item.references -= count
+    if not item.references:
+        del _objects[handle]
         call_host_function(item.destructor, item.pointer)
 
 
@@ -105,23 +86,21 @@ def add_part(graph: int, inside: int, node: int = 0) -> None:
 
 def inherit(holder: int, graph: int, *, whole: bool = False) -> None:
     """Make `holder` hold what `graph` holds; with `whole`, what the graphs inside it hold as well."""
-    with _lock:
-        found = _holdings.get(graph)
-        if found is None:
-            return
-        mine = _of(holder)
-        for handle, count in found.objects.items():
-            _object(handle).references += count
-            mine.objects[handle] += count
-        mine.functions |= found.functions
-        for part in found.parts if whole else ():
-            inherit(holder, part, whole=True)
+    found = _holdings.get(graph)
+    if found is None:
+        return
+    mine = _of(holder)
+    for handle, count in found.objects.items():
+        _object(handle).references += count
+        mine.objects[handle] += count
+    mine.functions |= found.functions
+    for part in found.parts if whole else ():
+        inherit(holder, part, whole=True)
 
 
 def take(holder: int) -> Holding | None:
     """Take what `holder` holds off it; see `give_back`."""
-    with _lock:
-        return _holdings.pop(holder, None)
+    return _holdings.pop(holder, None)
 
 
 def give_back(holding: Holding | None) -> None:
@@ -132,8 +111,7 @@ def give_back(holding: Holding | None) -> None:
 
     for part in list(holding.parts):
         drop(part)
-    with _lock:
-        forget_functions(holding.functions.difference(*(other.functions for other in _holdings.values())))
+    forget_functions(holding.functions.difference(*(other.functions for other in _holdings.values())))
     for handle, count in holding.objects.items():
         if count:
             _release(handle, count)
@@ -165,8 +143,7 @@ def cuUserObjectCreate(out: int, pointer: int, destructor: int, references: int,
 
 @serves()
 def cuUserObjectRetain(handle: int, count: int) -> None:
-    with _lock:
-        _object(handle).references += count
+    _object(handle).references += count
 
 
 @serves()
@@ -177,10 +154,11 @@ def cuUserObjectRelease(handle: int, count: int) -> None:
 @serves()
 def cuGraphRetainUserObject(graph: int, handle: int, count: int, flags: int) -> None:
     # CU_GRAPH_USER_OBJECT_MOVE (1) hands the caller's own references over.
-    with _lock:
-        item = _object(handle)
-        item.references += 0 if flags & 1 else count
-        _of(graph).objects[handle] += count
+    if not flags & 1:
+        _object(handle).references += count
+    else:
+        _object(handle)
+    _of(graph).objects[handle] += count
 
 
 @serves()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import struct
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -285,28 +284,6 @@ def test_graphs_inside_end_with_what_they_are_in(graph: int, memory: int) -> Non
     assert call("cuGraphNodeGetType", nodes.value, Out().at) == 400
     assert call("cuGraphGetNodes", inside.value, 0, count.at) == 400
     assert call("cuGraphDestroyNode", node) == 400
-
-
-def test_a_graph_ends_without_a_wait_and_what_it_held_when_its_launch_is_done(graph: int, stream: int) -> None:
-    begun, go_on, gone = threading.Event(), threading.Event(), threading.Event()
-
-    def wait_for_the_function(_: int | None) -> None:
-        begun.set()
-        assert go_on.wait(20)
-
-    function, destructor = HOST_FUNCTION(wait_for_the_function), HOST_FUNCTION(lambda _: gone.set())
-    address = [ctypes.cast(each, ctypes.c_void_p).value or 0 for each in (function, destructor)]
-    made("cuGraphAddHostNode", graph, 0, 0, Bytes(struct.pack("<QQ", address[0], 0)).at)
-    assert call("cuGraphRetainUserObject", graph, made("cuUserObjectCreate", 1, address[1], 1, 1), 1, 1) == 0
-    executable = made("cuGraphInstantiate", graph, 0)
-    assert call("cuGraphDestroy", graph) == 0
-    assert call("cuGraphLaunch", executable, stream) == 0
-    assert begun.wait(20)
-    assert call("cuGraphExecDestroy", executable) == 0, "it would wait for what this thread does next"
-    assert not gone.is_set()
-    go_on.set()
-    assert gone.wait(20)
-    assert call("cuStreamSynchronize", stream) == 0
 
 
 def test_an_update_changes_what_runs_and_what_is_held(graph: int, stream: int, memory: int) -> None:
