@@ -365,20 +365,13 @@ class Producer:
         SessionLost
             There will be none any more.
         """
-        with self._sleep_lock:
-            self._words.sleepers.value += 1
-        try:
-            while True:
-                bell = self._words.function_bell.value
-                fence()
-                if self._words.called.value != self._words.ran.value:  # (E)
-                    return self._words.called_token.value
-                if self._words.state.value >= layout.STATE_CLOSED:
-                    raise SessionLost("the executor is gone")
-                futex_unsafe.wait(self.base + layout.FUNCTION_BELL_OFFSET, bell, LOOK_UP)
-        finally:
-            with self._sleep_lock:
-                self._words.sleepers.value -= 1
+        while True:
+            called = self._words.called.value  # (E)
+            if called != self._words.ran.value:
+                return self._words.called_token.value
+            if self._words.state.value >= layout.STATE_CLOSED:
+                raise SessionLost("the executor is gone")
+            futex_unsafe.wait(self.base + layout.CALLED_OFFSET, called & 0xFFFFFFFF, LOOK_UP)
 
     def note_ran(self) -> None:
         """Tell the executor that the host function that `wait_called` told of has run."""
@@ -474,7 +467,7 @@ class Command:
 
 
 class Consumer:
-    """The executor's end of the ring. Used by one thread, except `wake` and `add_heap`.
+    """The executor's end of the ring. Used by one thread, except `wake`, `add_heap`, `call` and `wait_ran`.
 
     Parameters
     ----------
@@ -605,11 +598,12 @@ class Consumer:
         """Return how long the function says that it waited; its own word, good for its own report only."""
         return self._words.waited.value
 
-    def call(self, token: int) -> None:
-        """Tell the function to run a host function; the one before has run. From any one thread at a time."""
+    def call(self, count: int, token: int) -> None:
+        """Tell the function to run its host function number `count`; the one before has run. From any one thread at a
+        time."""
         self._words.called_token.value = token
-        self._words.called.value += 1  # (E)
-        self._ring()
+        self._words.called.value = count  # (E)
+        futex_unsafe.wake(self.base + layout.CALLED_OFFSET)
 
     def wait_ran(self, count: int, timeout: float) -> bool:
         """Sleep until the function says that it has run so many host functions, at most `timeout` seconds; returns

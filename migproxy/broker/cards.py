@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ class Cards:
         self._nvml = nvml
         self._indexes = sorted({each.index for each in slices if each.kind != "software"})
         self._found: dict[int, dict[str, int | str]] = {}
+        self._until = time.monotonic() + _PATIENCE
         self._thread = threading.Thread(target=self._read, name="cards", daemon=True)
         if self._indexes:
             self._thread.start()
@@ -39,11 +41,14 @@ class Cards:
         """Return what may be known of the card under a slice: see `migproxy.device.card`."""
         if where.index not in self._indexes:
             return {}
-        self._thread.join(_PATIENCE)
+        self._thread.join(max(0.0, self._until - time.monotonic()))
         return self._found.get(where.index, {})
 
     def _read(self) -> None:
-        nvml = self._nvml or importlib.import_module("pynvml")
+        try:
+            nvml = self._nvml or importlib.import_module("pynvml")
+        except ImportError:
+            return
         # Nothing here is needed to serve: what NVML refuses to tell, functions are refused too.
         with contextlib.suppress(nvml.NVMLError, AttributeError):
             nvml.nvmlInit()

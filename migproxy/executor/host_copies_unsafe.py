@@ -14,6 +14,8 @@ from functools import cache
 from migproxy.arena.machine_unsafe import U64, copy, load64, store64
 
 TARGET, SOURCE, SIZE, DONE = 0, 8, 16, 24
+#: So many places are looked at for one that is done before another is made.
+LOOKS = 4
 
 
 def copy_within(place: U64) -> None:
@@ -37,16 +39,26 @@ class HostCopies:
     """The words that copies on their way are told by; used again once a copy is done. Used by one thread."""
 
     def __init__(self) -> None:
-        #: Oldest first; where streams finish in another order, one more is made.
+        #: Oldest first, but for those of streams that stood still when they were looked at.
         self._places: deque[ctypes.Array[ctypes.c_uint64]] = deque()
+
+    def abandon(self) -> None:
+        """The last copy was not given to a stream after all."""
+        self._places[-1][DONE // 8] = 1
 
     def place(self, target: int, source: int, size: int) -> tuple[int, int]:
         """Return function and argument of a copy, for ``cuLaunchHostFunc``.
 
         Precondition: both ranges stay mapped until the stream has called the function.
         """
-        oldest_is_done = bool(self._places) and bool(self._places[0][DONE // 8])
-        words = self._places.popleft() if oldest_is_done else (ctypes.c_uint64 * 4)()
+        words = None
+        for _ in range(min(LOOKS, len(self._places))):
+            oldest = self._places.popleft()
+            if oldest[DONE // 8]:
+                words = oldest
+                break
+            self._places.append(oldest)
+        words = words or (ctypes.c_uint64 * 4)()
         self._places.append(words)
         words[:] = [target, source, size, 0]
         return compiled_copy(), ctypes.addressof(words)

@@ -135,6 +135,7 @@ def run(state: SessionState, turns: Alone) -> None:
             elif reason == pump_block.REASON_LEASE and not turns.by_hand:
                 # The turn has come: what else is to be looked after has time until its first work is on its way.
                 tables.set(pump_block.AGAIN, 1)
+                naps = 0
                 continue
             elif reason == pump_block.REASON_ERROR:
                 _report(state)

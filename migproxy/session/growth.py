@@ -48,22 +48,29 @@ class Growth:
             if self._over:
                 return False
             self._asked = True
-            self._send(control.GrowArena(size=size))
+            try:
+                self._send(control.GrowArena(size=size))
+            except BaseException:
+                self.end()  # nobody knows whether it was sent
+                raise
             return self._take()
 
     def _take(self) -> bool:
         """Wait for the answer and map what came."""
         self._answered.wait()
-        self._asked = False
-        answer, self._answer = self._answer, None
-        if answer is None:
-            return False
-        message, fds = answer
-        if not message.size or not fds:
-            return False
-        self._add(fds[0], message.size)
-        os.close(fds[0])
-        return True
+        answer = self._answer
+        added = answer is not None and bool(answer[0].size and answer[1])
+        if answer is not None and added:
+            try:
+                self._add(answer[1][0], answer[0].size)
+            except BaseException:
+                self.end()  # the executor has mapped it: those after it would lie elsewhere here
+                raise
+            finally:
+                self._answer = None
+                os.close(answer[1][0])
+        self._asked, self._answer = False, None
+        return added
 
     def answer(self, message: control.Grown, fds: list[int]) -> None:
         """Take the broker's answer; called by the thread that reads what it says."""
@@ -71,6 +78,6 @@ class Growth:
         self._answered.set()
 
     def end(self) -> None:
-        """No answer will come any more: the session is lost, or closed."""
+        """There is no more to be had: the session is lost, or closed, or both sides may disagree."""
         self._over = True
         self._answered.set()

@@ -11,6 +11,7 @@ from migproxy_plugins.cuda.memory_unsafe import put_bytes
 from migproxy_plugins.cuda.nvml import NOT_SUPPORTED, NvmlError, check_device, serves
 
 from migproxy.session import api
+from migproxy.session.session import on_new_session
 
 #: The shortest time that a share is of: NVML's own samples are of a sixth of a second to a second.
 _LEAST_NS: Final = 166_000_000
@@ -30,6 +31,15 @@ class _Seen:
 _seen = _Seen()
 
 
+def _forget(_: object) -> None:
+    """A new session's time begins again; a forked child's lock may have been held."""
+    global _seen, _lock
+    _seen, _lock = _Seen(), threading.Lock()
+
+
+on_new_session(_forget)
+
+
 def own_share() -> int:
     """Return in percent how much of the time since the last question the session's work was on the device.
 
@@ -40,8 +50,6 @@ def own_share() -> int:
         raise NvmlError(NOT_SUPPORTED)
     lived, busy = found["lived_ns"], found["gpu_busy_ns"]
     with _lock:
-        if lived < _seen.lived_ns:  # another session: this process was forked
-            _seen.lived_ns = _seen.busy_ns = 0
         passed = lived - _seen.lived_ns
         if passed >= _LEAST_NS or not _seen.lived_ns:
             _seen.percent = max(0, min(100, 100 * (busy - _seen.busy_ns) // max(1, passed)))

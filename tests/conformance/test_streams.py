@@ -86,15 +86,18 @@ def test_copies_to_managed_memory_and_from_it_do_not_wait(
     cuda.host_free(pinned)
 
 
-def test_copies_of_managed_memory_are_captured(cuda: Any, stream: int) -> None:
+@pytest.mark.parametrize("source", ["managed", "pageable"])
+def test_copies_to_managed_memory_are_captured(cuda: Any, stream: int, source: str) -> None:
     size = 4096
     first, second = (cuda.mem_alloc_managed(size, 1) for _ in range(2))
+    pageable = Host(size)
+    at = first if source == "managed" else pageable.address
     cuda.stream_begin_capture(stream, 2)
-    cuda.memcpy(second, first, size, stream)
+    cuda.memcpy(second, at, size, stream)
     graph = cuda.stream_end_capture(stream)
     executable = cuda.graph_instantiate(graph)
     for value in (3, 4):
-        ctypes.memset(first, value, size)
+        ctypes.memset(at, value, size)
         cuda.graph_launch(executable, stream)
         cuda.stream_synchronize(stream)
         assert ctypes.string_at(second, size) == bytes([value]) * size

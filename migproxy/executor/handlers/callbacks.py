@@ -43,7 +43,7 @@ class HostFunctions:
         assert token is not None
         with self._lock:
             self._called += 1
-            self._state.consumer.call(token)
+            self._state.consumer.call(self._called, token)
             while not self._state.consumer.wait_ran(self._called, 1.0):
                 if self._state.closing:
                     return

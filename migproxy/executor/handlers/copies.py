@@ -68,7 +68,12 @@ def copy_within(state: SessionState, command: Command) -> Result:
     if state.is_captured(stream):
         state.driver.call("cuMemcpyAsync", dst, src, size, stream)  # a node of the graph; nothing runs, or waits, now
     else:
-        state.driver.call("cuLaunchHostFunc", stream, *state.host_copies.place(dst, src, size))
+        function, place = state.host_copies.place(dst, src, size)
+        try:
+            state.driver.call("cuLaunchHostFunc", stream, function, place)
+        except CudaError:
+            state.host_copies.abandon()
+            raise
     return finish_copy(state, command, stream)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import itertools
 import sys
 from collections.abc import Callable
@@ -67,12 +68,19 @@ def _serve(session: Session) -> None:
             if function is not None:
                 function()
         except BaseException as error:
-            report: Any = SimpleNamespace(
-                exc_type=type(error),
-                exc_value=error,
-                exc_traceback=error.__traceback__,
-                err_msg="Exception ignored in CUDA host function",
-                object=function,
-            )
-            sys.unraisablehook(report)
-        session.ring.note_ran()
+            _report(function, error)
+        finally:
+            session.ring.note_ran()
+
+
+def _report(function: object, error: BaseException) -> None:
+    """Tell of an exception as Python does where nobody can catch it."""
+    report: Any = SimpleNamespace(
+        exc_type=type(error),
+        exc_value=error,
+        exc_traceback=error.__traceback__,
+        err_msg="Exception ignored in CUDA host function",
+        object=function,
+    )
+    with contextlib.suppress(Exception):  # the hook may be the program's own
+        sys.unraisablehook(report)

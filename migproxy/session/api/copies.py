@@ -127,6 +127,8 @@ def _host_to_host(dst: int, src: int, size: int, stream: int | None) -> None:
         copy(dst, src, size)
     elif is_page_locked(src, size):
         session.post(Op.COPY_WITHIN, layout.COPY.pack(dst, src, size), stream=wire)
+    elif is_captured(stream):
+        _capture(session, Op.COPY_WITHIN, dst, src, size, wire)
     elif size <= STAGE_AT_ONCE:
         block = session.allocate(size)
         copy(block, src, size)

@@ -220,6 +220,29 @@ def test_a_lost_session_ends_every_wait(ends: tuple[Producer, Consumer]) -> None
         producer.wait_host_retired(5)
 
 
+def test_host_functions_are_called_and_acknowledged(ends: tuple[Producer, Consumer]) -> None:
+    producer, consumer = ends
+    ran: list[int] = []
+
+    def serve() -> None:
+        for _ in range(50):
+            ran.append(producer.wait_called())
+            producer.note_ran()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    for count in range(1, 51):
+        consumer.call(count, 1000 - count)
+        while not consumer.wait_ran(count, 10.0):
+            pass
+    thread.join(10.0)
+    assert ran == [1000 - count for count in range(1, 51)]
+    assert not consumer.wait_ran(51, 0.01)
+    consumer.set_state(layout.STATE_CLOSED)
+    with pytest.raises(SessionLost):
+        producer.wait_called()
+
+
 def test_ctrl_c_ends_a_wait(ends: tuple[Producer, Consumer]) -> None:
     producer, _ = ends
     number = producer.submit(Op.STREAM_SYNC, b"", flags=layout.FLAG_WAIT)

@@ -208,4 +208,5 @@ def test_utilisation_is_the_sessions_own(pynvml: Any, monkeypatch: pytest.Monkey
     assert share(1100, 350) == 25, "too soon for another"
     assert share(2000, 1250) == 100
     assert share(3000, 1250) == 0
+    nvml_usage._forget(None)
     assert share(1000, 400) == 40, "a fork's own session"

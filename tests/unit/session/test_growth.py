@@ -88,3 +88,19 @@ def test_a_broker_that_is_gone_is_an_error_each_time() -> None:
         growth.by(100)
     growth.end()
     assert not growth.by(100)
+
+
+def test_a_segment_that_cannot_be_mapped_is_the_last_question() -> None:
+    """The executor has it mapped: those after it would lie elsewhere in the function."""
+    broker = Broker()
+
+    def fails(fd: int, size: int) -> None:
+        raise OSError("no room for the mapping")
+
+    broker.growth._add = fails
+    thread = broker.when_asked(broker.grown, 4096)
+    with pytest.raises(OSError, match="no room"):
+        broker.growth.by(100)
+    thread.join()
+    assert not broker.growth.by(100)
+    assert broker.sent == [100]
