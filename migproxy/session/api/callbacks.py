@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakSet
 
 from migproxy.abi import layout
 from migproxy.abi.ops import Op
@@ -19,7 +20,7 @@ from migproxy.session.session import Session, current
 _numbers = itertools.count(1)
 _waiting: dict[int, Callable[[], object]] = {}
 _repeated: set[int] = set()
-_served: set[int] = set()
+_served: WeakSet[Session] = WeakSet()
 
 
 def stream_add_host_function(stream: int, function: Callable[[], object]) -> None:
@@ -44,8 +45,8 @@ def host_function_token(function: Callable[[], object], *, repeated: bool) -> in
     _waiting[token] = function
     if repeated:
         _repeated.add(token)
-    if id(session) not in _served:
-        _served.add(id(session))
+    if session not in _served:
+        _served.add(session)
         _thread.start_new_thread(_serve, (session,))
     return token
 
